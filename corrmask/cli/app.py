@@ -1,0 +1,55 @@
+"""`corrmask`: the commands, and the one place where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Sequence
+
+import click
+import typer
+
+from corrmask.cli.console import err
+from corrmask.errors import InputError
+from corrmask.files import explain
+
+app = typer.Typer(
+    name="corrmask",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Mask correlated genes jointly when single-cell foundation models are pre-trained.",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line: exit code 0 on success, 2 with one line on stderr for bad input, 130 when interrupted."""
+    try:
+        code = app(args=None if arguments is None else list(arguments), prog_name="corrmask", standalone_mode=False)
+    except InputError as error:
+        fail(str(error))
+    except click.exceptions.NoArgsIsHelpError as error:
+        err.print(error.format_message(), markup=False)
+        raise SystemExit(2) from None
+    except click.ClickException as error:
+        fail(error.format_message())
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        err.print("corrmask: interrupted", markup=False)
+        raise SystemExit(130) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        fail(explain(error, error.filename or "the output folder"))
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail(message: str) -> None:
+    """Print `message` as one line on stderr and exit with code 2."""
+    err.print("corrmask: " + " ".join(message.split()), markup=False)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()
