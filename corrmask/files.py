@@ -29,9 +29,13 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
         It exists and `overwrite` is False, its parent does not exist, or the parent cannot be written.
     """
     path = Path(path)
-    if (path.exists() or path.is_symlink()) and not overwrite:
-        raise InputError(f"output {str(path)!r} exists already; pass --overwrite (overwrite=True) or choose another name")
-    parent = path.resolve().parent
+    if path.name in ("", ".."):
+        raise InputError(f"output {str(path)!r}: names a folder that cannot be replaced; choose another name")
+    if os.path.lexists(path) and not overwrite:
+        raise InputError(
+            f"output {str(path)!r} exists already; pass --overwrite (overwrite=True) or choose another name"
+        )
+    parent = path.parent.resolve()  # a link is replaced, not what it points to
     if not parent.is_dir():
         raise InputError(f"output {str(path)!r}: its folder {str(parent)!r} does not exist; create it first")
     try:  # os.access answers "yes" to root and on read-only mounts; only trying tells
@@ -45,10 +49,27 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
 def explain(error: OSError, path: str | Path) -> str:
     """One line for an error of the operating system: what failed, where, and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"output {str(path)!r}: no space left on the disk; free some or write elsewhere (nothing was left behind)"
+        return (
+            f"output {str(path)!r}: no space left on the disk; free some or write elsewhere (nothing was left behind)"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"output {str(path)!r}: the folder is not writable; change its permissions or write elsewhere"
     return f"output {str(path)!r}: {error.strerror or error}"
+
+
+def _full_disk(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # HDF5 and safetensors raise errors of their own, without errno
+    return isinstance(error, Exception) and "No space left on device" in str(error)
+
+
+def _not_writable(error: OSError, *outputs: Path) -> bool:
+    """Whether rights are missing for an output: an input that cannot be read is another matter."""
+    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return False
+    name = error.filename
+    return not isinstance(name, (str, bytes)) or os.fsdecode(name).startswith(tuple(map(str, outputs)))
 
 
 def _remove(path: Path) -> None:
@@ -89,20 +110,32 @@ def replacing(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         sync(temporary)
-        if temporary.is_dir() and path.exists():  # a folder cannot be renamed over a full one: two renames
-            previous = path.with_name(f".{path.name}.{os.getpid()}.old")
-            os.replace(path, previous)
-            os.replace(temporary, path)
-            _remove(previous)
-        else:
-            if path.is_dir() and not path.is_symlink():
-                _remove(path)
-            os.replace(temporary, path)
-    except OSError as error:
+        _rename(temporary, path)
+    except BaseException as error:
         _remove(temporary)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+        if _full_disk(error):
+            raise InputError(explain(OSError(errno.ENOSPC, ""), path)) from error
+        if isinstance(error, OSError) and _not_writable(error, temporary, path):
             raise InputError(explain(error, path)) from error
         raise
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    """Give the temporary its final name; what stood there before comes back if that fails."""
+    folder = path.is_dir() and not path.is_symlink()
+    if not folder and not (temporary.is_dir() and os.path.lexists(path)):
+        os.replace(temporary, path)
+        return
+    # a folder cannot be renamed over a full one, nor over a file: two renames
+    previous = path.with_name(f".{path.name}.{os.getpid()}.old")
+    _remove(previous)
+    os.replace(path, previous)
+    try:
+        os.replace(temporary, path)
     except BaseException:
-        _remove(temporary)
+        os.replace(previous, path)
         raise
+    if previous.is_dir() and not previous.is_symlink():
+        shutil.rmtree(previous, ignore_errors=True)  # the output stands: what is left of the old one is no failure
+    else:
+        previous.unlink()

@@ -1,0 +1,90 @@
+"""Geneformer's dictionaries, read through an unpickler that admits dicts, strings and numbers alone.
+
+Theodoris et al. Transfer learning enables predictions in network biology. Nature, 2023. Its token and median
+dictionaries are pickles; the medians are NumPy scalars.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from corrmask.errors import InputError
+from corrmask.vocabulary import Vocabulary
+
+
+class _Dtype:
+    """Stands for numpy.dtype while unpickling: numbers only, and nothing that a pickle says can change it."""
+
+    def __init__(self, name: str, *_: Any) -> None:
+        self.dtype = np.dtype(str(name))
+        if self.dtype.kind not in "iufb":
+            raise pickle.UnpicklingError(f"dtype {name!r} is not a number")
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+def _scalar(dtype: _Dtype, data: bytes) -> Any:
+    return np.frombuffer(data, dtype=dtype.dtype, count=1)[0].item()
+
+
+class _DictionaryUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "scalar":
+            return _scalar
+        if (module, name) == ("numpy", "dtype"):
+            return _Dtype
+        raise pickle.UnpicklingError(f"{module}.{name} is not admitted")
+
+
+def read_dictionary(path: str | Path) -> dict[str, Any]:
+    """Read a dictionary of names to numbers from a pickle (``.pkl``) or JSON (``.json``) file.
+
+    Returns
+    -------
+    dict
+        Keys str; values int or float (NumPy scalars become Python numbers).
+
+    Raises
+    ------
+    InputError
+        The file is missing, or holds anything but names and numbers.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".json":
+            value = json.loads(path.read_text())
+        else:
+            with path.open("rb") as file:
+                value = _DictionaryUnpickler(file).load()
+    except FileNotFoundError:
+        raise InputError(f"dictionary {str(path)!r} does not exist") from None
+    except IsADirectoryError:
+        raise InputError(f"dictionary {str(path)!r} is a folder; give the file inside it") from None
+    except Exception as error:  # a damaged or hostile pickle may raise anything
+        raise InputError(
+            f"dictionary {str(path)!r} cannot be read: {error}; it must hold names and numbers alone"
+        ) from error
+    if not isinstance(value, dict) or not all(
+        isinstance(key, str) and isinstance(number, (int, float)) for key, number in value.items()
+    ):
+        raise InputError(f"dictionary {str(path)!r} must map names to numbers, and nothing else")
+    return value
+
+
+def load_vocabulary(tokens: str | Path, medians: str | Path | None = None) -> Vocabulary:
+    """A vocabulary from Geneformer's ``token_dictionary.pkl`` and ``gene_median_dictionary.pkl``.
+
+    Raises
+    ------
+    InputError
+        A file is missing or malformed, or the tokens do not form a vocabulary.
+    """
+    table = None if medians is None else read_dictionary(medians)
+    return Vocabulary.from_dictionary(read_dictionary(tokens), table, origin="" if medians is None else Path(medians).name)

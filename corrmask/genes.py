@@ -1,0 +1,146 @@
+"""Names of genes: symbols to Ensembl ids, versions, and the genes that several sources share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from corrmask.errors import InputError
+from corrmask.sources import Source
+from corrmask.sources.faults import reading
+
+_ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}(\.\d+)?")
+_IDS = ("ensembl_id", "gene_id", "ensembl", "id")
+_NAMES = ("gene_name", "symbol", "gene_symbol", "name")
+
+
+class GeneMap(dict[str, str]):
+    """Gene name -> Ensembl id; `ambiguous` counts the names that had several ids, of which the first was taken."""
+
+    ambiguous: int = 0
+
+
+def strip_version(gene: str) -> str:
+    """``ENSG00000000003.14`` -> ``ENSG00000000003``; every other name as it is."""
+    return gene.partition(".")[0] if _ENSEMBL.fullmatch(gene) else gene
+
+
+def read_gene_map(path: str | Path) -> GeneMap:
+    """Read a table of gene names and Ensembl ids.
+
+    Parameters
+    ----------
+    path
+        Tab- or (.csv) comma-separated with a header, possibly gzipped. Ids stand in a column ensembl_id, gene_id,
+        ensembl or id; names in gene_name, symbol, gene_symbol or name (in this order of preference, in any case).
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, a column is missing, or no row has both.
+    """
+    name = str(path)
+    separator = "," if name.lower().removesuffix(".gz").endswith(".csv") else "\t"
+    try:
+        with reading(name):
+            table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, index_col=False)
+    except InputError:
+        raise
+    except ValueError as error:  # what pandas raises for an empty file and for text that is no table
+        raise InputError(f"{name}: no table of genes ({error}); give a TSV or CSV with a header") from error
+    lower = {str(column).strip().lower(): column for column in table.columns}
+    chosen = [next((lower[column] for column in wanted if column in lower), None) for wanted in (_IDS, _NAMES)]
+    if None in chosen:
+        raise InputError(
+            f"{name}: needs a column of Ensembl ids ({', '.join(_IDS)}) and one of names ({', '.join(_NAMES)}), "
+            f"found: {', '.join(map(str, table.columns))}"
+        )
+    several: set[str] = set()
+    gene_map = GeneMap()
+    for gene_id, gene_name in zip(table[chosen[0]], table[chosen[1]]):
+        gene_id = strip_version(gene_id.strip())
+        gene_name = gene_name.strip()
+        if gene_id and gene_name and gene_map.setdefault(gene_name, gene_id) != gene_id:
+            several.add(gene_name)
+    if not gene_map:
+        raise InputError(f"{name}: no row has both an Ensembl id and a name; give a filled table")
+    gene_map.ambiguous = len(several)
+    return gene_map
+
+
+class Renamed(NamedTuple):
+    """What `rename` returns: the names, and how many genes went which way (they add up to all)."""
+
+    genes: np.ndarray  # [n_genes] object array of str, each name once
+    mapped: int  # names that the map turned into ids
+    kept: int  # ids already (a version was stripped)
+    unmapped: int  # names that the map does not hold: as they were
+    clashes: int  # another gene had taken the id: as they were
+
+
+def rename(genes: Sequence[str] | np.ndarray, gene_map: Mapping[str, str]) -> Renamed:
+    """Give genes their Ensembl ids.
+
+    Ids stay, without their version; unmapped names stay. Where several genes land on one id it goes to the id itself,
+    then to the id with a version, then to the first name; the others keep their own name.
+
+    Parameters
+    ----------
+    genes
+        [n_genes] names, each once.
+    gene_map
+        Name -> id, as from `read_gene_map`.
+    """
+    genes = [str(gene) for gene in genes]
+    ids = set(gene_map.values())
+    targets: list[str | None] = []
+    rank: list[int] = []
+    for gene in genes:
+        is_id = gene in ids or _ENSEMBL.fullmatch(gene) is not None
+        target = (gene if gene in ids else strip_version(gene)) if is_id else gene_map.get(gene)
+        targets.append(target)
+        rank.append(0 if target == gene else 1 if is_id else 2)
+    result = list(genes)
+    counts = {"mapped": 0, "kept": 0, "unmapped": 0, "clashes": 0}
+    taken: set[str] = set()
+    for i in sorted(range(len(genes)), key=rank.__getitem__):
+        target = targets[i]
+        if target is None:
+            counts["unmapped"] += 1
+        elif target in taken:
+            counts["clashes"] += 1
+        else:
+            taken.add(target)
+            result[i] = target
+            counts["kept" if rank[i] < 2 else "mapped"] += 1
+    return Renamed(np.array(result, dtype=object), **counts)
+
+
+def common_genes(sources: Sequence[Source]) -> np.ndarray:
+    """Genes that every source has, in the order of the first: object array of str.
+
+    Raises
+    ------
+    InputError
+        There is none; the message shows sizes and examples of the two that do not meet.
+    """
+    first = sources[0]
+    common = list(first.genes)
+    for source in sources[1:]:
+        genes = set(source.genes)
+        common = [gene for gene in common if gene in genes]
+        if not common:
+            raise InputError(
+                f"no gene in common: {_example(first)} and {_example(source)}; give the same kind of names, "
+                "for instance with a table of names and ids, or --gene-column (gene_column=)"
+            )
+    return np.array(common, dtype=object)
+
+
+def _example(source: Source) -> str:
+    return f"{source.name} has {len(source.genes)} ({', '.join(map(str, source.genes[:3]))}, ...)"

@@ -1,0 +1,174 @@
+"""Group tables: which tokens are masked along with which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from corrmask.errors import InputError
+from corrmask.graph import GeneGraph
+from corrmask.vocabulary import Vocabulary
+
+NO_GROUP = -1
+SPECIAL = -2
+
+
+@dataclass(frozen=True, eq=False)
+class GroupTable:
+    """Groups over a vocabulary of V tokens, as `corrmask.ops.sample_groups` takes them.
+
+    Attributes
+    ----------
+    token_group
+        int32 [V]: the group that a token brings along; -1 none; -2 special, never masked.
+    group_indptr
+        int64 [n_groups + 1]: where each group starts in `group_tokens`.
+    group_tokens
+        int32 [n_members]: members of each group, in the order in which they are taken.
+    accept, take
+        int64 [V] thresholds of 2**32, or None: how readily a token becomes a seed, and how readily it comes along.
+    """
+
+    token_group: Tensor
+    group_indptr: Tensor
+    group_tokens: Tensor
+    accept: Tensor | None = None
+    take: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        indptr, members, groups = self.group_indptr.cpu(), self.group_tokens.cpu(), self.token_group.cpu()
+        vocabulary = len(groups)
+        if len(indptr) == 0 or indptr[0] != 0 or indptr[-1] != len(members) or bool((indptr.diff() < 0).any()):
+            raise InputError(f"GroupTable: 'group_indptr' must rise from 0 to {len(members)} (size of 'group_tokens')")
+        if len(members) and not (0 <= int(members.min()) and int(members.max()) < vocabulary):
+            raise InputError(f"GroupTable: 'group_tokens' must be in 0 .. {vocabulary - 1} (size of 'token_group')")
+        if len(groups) and not (SPECIAL <= int(groups.min()) and int(groups.max()) < len(indptr) - 1):
+            raise InputError(f"GroupTable: 'token_group' must be in -2 .. {len(indptr) - 2}, the groups that there are")
+        for name, thresholds in (("accept", self.accept), ("take", self.take)):
+            if thresholds is not None and (
+                thresholds.shape != groups.shape or int(thresholds.min()) < 0 or int(thresholds.max()) > 2**32
+            ):
+                raise InputError(f"GroupTable: {name!r} must be int64 [{vocabulary}] in 0 .. 2**32")
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens V."""
+        return len(self.token_group)
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups."""
+        return len(self.group_indptr) - 1
+
+    def group_sizes(self) -> np.ndarray:
+        """Members of each group: int64 [n_groups]."""
+        return self.group_indptr.cpu().diff().numpy()
+
+    def to(self, device: str | torch.device) -> GroupTable:
+        """The same table on another device."""
+        moved = {name: None if value is None else value.to(device) for name, value in vars(self).items()}
+        return GroupTable(**moved)
+
+    def with_thresholds(self, *, accept: Tensor | None = None, take: Tensor | None = None) -> GroupTable:
+        """The same groups with other `accept` and `take`."""
+        return replace(self, accept=accept, take=take)
+
+    @classmethod
+    def _from_lists(cls, token_group: np.ndarray, indptr: np.ndarray, members: np.ndarray) -> GroupTable:
+        return cls(
+            torch.from_numpy(token_group.astype(np.int32)),
+            torch.from_numpy(indptr.astype(np.int64)),
+            torch.from_numpy(members.astype(np.int32)),
+        )
+
+    @classmethod
+    def without_groups(cls, vocabulary: Vocabulary) -> GroupTable:
+        """No gene brings another: random masking."""
+        return cls._from_lists(_ungrouped(vocabulary), np.zeros(1), np.zeros(0))
+
+    @classmethod
+    def from_graph(cls, graph: GeneGraph, vocabulary: Vocabulary, *, min_overlap: float = 0.5) -> GroupTable:
+        """Neighbourhoods: each gene brings its partners in the graph, strongest first.
+
+        Parameters
+        ----------
+        graph
+            Dependency graph; genes without a token are left out.
+        vocabulary
+            Tokens of genes.
+        min_overlap
+            Least share of the smaller of both gene sets that must be in the other.
+
+        Raises
+        ------
+        InputError
+            Graph and vocabulary do not fit: both sizes and the overlap are in the message.
+        """
+        tokens = vocabulary.tokens_of(graph.var_names)
+        overlap = int((tokens >= 0).sum())
+        if overlap == 0 or overlap < min_overlap * min(graph.n_genes, vocabulary.n_genes):
+            raise InputError(
+                f"graph of {graph.n_genes:,} genes and vocabulary of {vocabulary.n_genes:,} do not fit: {overlap:,} "
+                f"genes in common (graph: {_examples(graph.var_names)}; vocabulary: {_examples(vocabulary.genes)}); "
+                "build the graph from the cells of the corpus, with the same kind of gene names"
+            )
+        gene_of_edge = np.repeat(np.arange(graph.n_genes), np.diff(graph.indptr))
+        owner, partner = tokens[gene_of_edge], tokens[graph.indices]
+        kept = (owner >= 0) & (partner >= 0)
+        # Groups stand in order of their token, members in order of strength: a stable sort of edges that are ordered.
+        order = np.argsort(owner[kept], kind="stable")
+        owner, partner = owner[kept][order], partner[kept][order]
+        grouped, sizes = np.unique(owner, return_counts=True)
+        token_group = _ungrouped(vocabulary)
+        token_group[grouped] = np.arange(len(grouped))
+        return cls._from_lists(token_group, np.concatenate([[0], np.cumsum(sizes)]), partner)
+
+    @classmethod
+    def from_modules(cls, modules: Mapping[str, Sequence[str]], vocabulary: Vocabulary) -> GroupTable:
+        """Modules: the genes of one module share one group, in the order given.
+
+        Parameters
+        ----------
+        modules
+            Gene names of each module; genes without a token are left out, and a gene may be in one module alone.
+        vocabulary
+            Tokens of genes.
+
+        Raises
+        ------
+        InputError
+            A gene is in two modules, or no gene has a token.
+        """
+        token_group = _ungrouped(vocabulary)
+        members: list[np.ndarray] = []
+        for name, genes in modules.items():
+            tokens = vocabulary.tokens_of(genes)
+            tokens = tokens[tokens >= 0]
+            if len(tokens) == 0:
+                continue
+            if np.any(token_group[tokens] != NO_GROUP) or len(np.unique(tokens)) < len(tokens):
+                raise InputError(f"modules: a gene of {name!r} is listed twice or in another module as well; list each once")
+            token_group[tokens] = len(members)
+            members.append(tokens)
+        if not members:
+            raise InputError(f"modules: none of their genes is among the {vocabulary.n_genes:,} of the vocabulary")
+        return cls._from_lists(
+            token_group, np.cumsum([0, *(len(tokens) for tokens in members)]), np.concatenate(members)
+        )
+
+
+def _ungrouped(vocabulary: Vocabulary) -> np.ndarray:
+    """`token_group` without groups: genes -1, all else special."""
+    token_group = np.full(vocabulary.size, SPECIAL, dtype=np.int32)
+    lo, hi = vocabulary.gene_token_range
+    token_group[lo:hi] = NO_GROUP
+    return token_group
+
+
+def _examples(genes: Sequence[Any] | np.ndarray) -> str:
+    return ", ".join(str(gene) for gene in genes[:3])

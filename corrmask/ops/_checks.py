@@ -1,0 +1,65 @@
+"""Argument checks of the operators: TypeError and ValueError that name the argument, before the kernel is called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TOKEN_DTYPES = (torch.int32, torch.int64, torch.uint16)
+INDEX_DTYPES = (torch.int32, torch.int64)
+COUNT_DTYPES = (torch.float32, torch.float64, torch.int32, torch.int64)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def describe(value: Any) -> str:
+    """`int32 [4, 2]` for a tensor, else its type."""
+    return f"{_name(value.dtype)} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def check_tensor(
+    op: str, name: str, value: Any, dtypes: tuple[torch.dtype, ...], shape: tuple[int | None, ...], shape_text: str
+) -> None:
+    """Check dtype and shape; None in `shape` stands for any size."""
+    wanted = " or ".join(_name(dtype) for dtype in dtypes)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"corrmask.{op}: {name!r} must be a tensor, {wanted} {shape_text}, got {describe(value)}")
+    fits = value.dim() == len(shape) and all(n is None or n == m for n, m in zip(shape, value.shape, strict=True))
+    if value.dtype not in dtypes or not fits:
+        raise ValueError(f"corrmask.{op}: {name!r} must be {wanted} of shape {shape_text}, got {describe(value)}")
+
+
+def check_devices(op: str, first: Tensor, **others: Tensor | None) -> None:
+    """Check that every tensor is on the device of `first`."""
+    for name, other in others.items():
+        if other is not None and other.device != first.device:
+            raise ValueError(
+                f"corrmask.{op}: {name!r} is on {other.device}, the batch on {first.device}; move one with .to(...)"
+            )
+
+
+def check_integer(op: str, name: str, value: int, low: int, high: int) -> None:
+    """Check that an integer is in low .. high, both included."""
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"corrmask.{op}: {name!r} must be an int in {low} .. {high}, got {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"corrmask.{op}: {name!r} must be in {low} .. {high}, got {value}")
+
+
+def scalar_tensor(op: str, name: str, value: int | Tensor, high: int) -> Tensor:
+    """An int or an int64 tensor of one element as the tensor that the kernels read.
+
+    An int is checked; a tensor's value is not looked at, since that would wait for its device.
+    """
+    if isinstance(value, Tensor):
+        if value.dtype != torch.int64 or value.numel() != 1:
+            raise ValueError(
+                f"corrmask.{op}: {name!r} must be an int or an int64 tensor of one element, got {describe(value)}"
+            )
+        return value
+    check_integer(op, name, value, 0, high)
+    return torch.tensor(value, dtype=torch.int64)

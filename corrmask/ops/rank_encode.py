@@ -1,0 +1,88 @@
+"""Rank-value encoding: the genes of a cell in descending order of count / median."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from corrmask._library import call, require_device
+from corrmask.ops._checks import COUNT_DTYPES, INDEX_DTYPES, check_devices, check_integer, check_tensor
+
+
+def rank_encode(
+    indptr: Tensor,
+    indices: Tensor,
+    counts: Tensor,
+    medians: Tensor,
+    gene_tokens: Tensor,
+    *,
+    max_len: int,
+    pad_id: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Encode cells as tokens ranked by count / median, as Geneformer does. Exact.
+
+    Per cell: for each gene with count > 0 and a token, key = count / median in float64; tokens in descending key, ties
+    by ascending gene column; the first `max_len` are kept.
+
+    Parameters
+    ----------
+    indptr
+        int64 [N + 1]: where each cell starts (cells x genes in compressed rows).
+    indices
+        int32 or int64 [nnz]: gene columns, in any order within a cell, none twice.
+    counts
+        float32, float64, int32 or int64 [nnz]: raw counts.
+    medians
+        float64 [G]: each gene's median over the corpus; positive for every gene with a token.
+    gene_tokens
+        int32 or int64 [G]: each gene's token; -1 where it has none.
+    max_len
+        Most tokens kept of a cell.
+    pad_id
+        Token that fills a row behind its length.
+
+    Returns
+    -------
+    input_ids : Tensor
+        int32 [N, max_len].
+    lengths : Tensor
+        int64 [N].
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type, dtype, shape or range; a gene with a token and a median that is NaN or <= 0.
+
+    References
+    ----------
+    Theodoris et al. Transfer learning enables predictions in network biology. Nature, 2023.
+    """
+    op = "rank_encode"
+    check_tensor(op, "indptr", indptr, (torch.int64,), (None,), "[N + 1]")
+    check_tensor(op, "indices", indices, INDEX_DTYPES, (None,), "[nnz]")
+    check_tensor(op, "counts", counts, COUNT_DTYPES, (indices.shape[0],), "[nnz], as 'indices'")
+    check_tensor(op, "medians", medians, (torch.float64,), (None,), "[G]")
+    check_tensor(op, "gene_tokens", gene_tokens, INDEX_DTYPES, (medians.shape[0],), "[G], as 'medians'")
+    check_integer(op, "max_len", max_len, 1, 2**31 - 1)
+    check_integer(op, "pad_id", pad_id, -(2**31), 2**31 - 1)
+    check_devices(op, counts, indptr=indptr, indices=indices, medians=medians, gene_tokens=gene_tokens)
+    require_device(op, counts)
+    tensors = [indptr, indices, counts, medians, gene_tokens.to(torch.int32)]
+    return call(
+        torch.ops.corrmask.rank_encode, *(tensor.contiguous() for tensor in tensors), max_len=max_len, pad_id=pad_id
+    )
+
+
+@torch.library.register_fake("corrmask::rank_encode")
+def _(
+    indptr: Tensor,
+    indices: Tensor,
+    counts: Tensor,
+    medians: Tensor,
+    gene_tokens: Tensor,
+    *,
+    max_len: int,
+    pad_id: int,
+) -> tuple[Tensor, Tensor]:
+    n_cells = indptr.shape[0] - 1
+    return indptr.new_empty((n_cells, max_len), dtype=torch.int32), indptr.new_empty((n_cells,))

@@ -1,0 +1,58 @@
+// Philox4x32-10, the counter-based generator of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as
+// 1, 2, 3" (SC'11), as a pure function: no state anywhere, so that a mask can be replayed on any device.
+//
+// Worked value (Random123's known answers): key {0, 0}, counter {0, 0, 0, 0}
+//   -> {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}
+#pragma once
+
+#include <cstdint>
+
+#include "host_device.h"
+
+namespace corrmask {
+
+struct PhiloxKey {
+  uint32_t k0, k1;
+};
+
+struct Words {
+  uint32_t w0, w1, w2, w3;
+};
+
+// What a draw is for; each stream has its own sequence in every cell and epoch. 3 to 15 are free.
+enum Stream : uint32_t { kStreamGroupSeeds = 0, kStreamCorruption = 1, kStreamPartners = 2 };
+
+CORRMASK_HOST_DEVICE Words philox4x32(PhiloxKey key, Words counter) {
+  constexpr uint32_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
+  constexpr uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
+  uint32_t c0 = counter.w0, c1 = counter.w1, c2 = counter.w2, c3 = counter.w3;
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t product0 = static_cast<uint64_t>(kMultiplier0) * c0;
+    const uint64_t product1 = static_cast<uint64_t>(kMultiplier1) * c2;
+    c0 = static_cast<uint32_t>(product1 >> 32) ^ c1 ^ key.k0;
+    c1 = static_cast<uint32_t>(product1);
+    c2 = static_cast<uint32_t>(product0 >> 32) ^ c3 ^ key.k1;
+    c3 = static_cast<uint32_t>(product0);
+    key.k0 += kWeyl0;
+    key.k1 += kWeyl1;
+  }
+  return {c0, c1, c2, c3};
+}
+
+// The draws of one cell in one epoch.
+struct CellDraws {
+  PhiloxKey key;
+  uint32_t cell_lo, cell_hi, epoch;
+
+  CORRMASK_HOST_DEVICE CellDraws(uint64_t seed, uint64_t cell, uint32_t epoch_)
+      : key{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)},
+        cell_lo(static_cast<uint32_t>(cell)),
+        cell_hi(static_cast<uint32_t>(cell >> 32)),
+        epoch(epoch_) {}
+
+  CORRMASK_HOST_DEVICE Words at(uint32_t index, Stream stream) const {
+    return philox4x32(key, {cell_lo, cell_hi, index, (epoch << 4) | stream});
+  }
+};
+
+}  // namespace corrmask
