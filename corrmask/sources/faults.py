@@ -1,0 +1,30 @@
+"""What goes wrong while a file is read becomes one line that names the file."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from corrmask.errors import InputError
+
+
+def damaged(name: str, found: object) -> InputError:
+    """The error for a file that opens but does not hold what it should."""
+    return InputError(f"{name}: damaged or incomplete ({' '.join(str(found).split())}); download or write it again")
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn errors of the file system and of the HDF5, zarr and gzip libraries into an InputError.
+
+    Errors of Python code (KeyError, TypeError, ...) pass: they would be faults of this package.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{name}: no such file or folder; check the path") from error
+    except PermissionError as error:
+        raise InputError(f"{name}: not readable; change its permissions") from error
+    except (OSError, EOFError, RuntimeError, zlib.error, UnicodeDecodeError) as error:
+        raise damaged(name, error) from error

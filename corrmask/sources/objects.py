@@ -1,0 +1,110 @@
+"""Matrices in memory: AnnData, scipy, numpy, torch and cupy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from corrmask.errors import InputError
+from corrmask.sources.checks import check_shape
+from corrmask.sources.cutting import csr_blocks, dense_blocks
+from corrmask.sources.source import Reader
+from corrmask.sources.store import StoreReader, choose_gene_names, layer_name, no_matrix
+
+
+class ObjectReader:
+    """A matrix in memory (sparse by cell, or dense) with its genes and obs."""
+
+    def __init__(self, matrix: Any, genes: np.ndarray | None, obs: pd.DataFrame | None, name: str) -> None:
+        self._matrix = host_matrix(matrix, name)
+        n_cells, n_genes = self._matrix.shape
+        self.name = name
+        self.genes = genes if genes is not None else np.array([str(i) for i in range(n_genes)], dtype=object)
+        self._obs = obs
+        self.obs_columns = [] if obs is None else [str(column) for column in obs.columns]
+        self.n_cells = n_cells if obs is None else len(obs)
+        check_shape((n_cells, n_genes), n_cells=self.n_cells, n_genes=len(self.genes), name=name)
+
+    def blocks(self, max_nonzeros: int, max_cells: int) -> Iterator[tuple[int, sparse.csr_array]]:
+        """See `corrmask.sources.source.Reader`."""
+        matrix, bounds = self._matrix, (self.name, max_nonzeros, max_cells)
+        if isinstance(matrix, np.ndarray):
+            yield from dense_blocks(matrix, matrix.shape, *bounds)
+        else:
+            yield from csr_blocks(matrix.data, matrix.indices, matrix.indptr, matrix.shape[1], *bounds)
+
+    def obs(self, columns: list[str], start: int, stop: int) -> pd.DataFrame:
+        """See `corrmask.sources.source.Reader`."""
+        if self._obs is None:
+            return pd.DataFrame(index=pd.Index([str(row) for row in range(start, stop)], dtype=object))
+        frame = self._obs.iloc[start:stop][columns].copy()
+        frame.index = pd.Index([str(name) for name in frame.index], dtype=object)
+        return frame
+
+
+def host_matrix(matrix: Any, name: str) -> Any:
+    """A CSR matrix of scipy or a dense array of numpy, sharing the memory of what is given where possible.
+
+    Raises
+    ------
+    InputError
+        Of another type, or not of two dimensions.
+    """
+    torch: Any = sys.modules.get("torch")  # without it loaded, this is no tensor
+    if torch is not None and isinstance(matrix, torch.Tensor):
+        if matrix.layout == torch.strided:
+            matrix = matrix.detach().cpu().numpy()
+        elif matrix.layout == torch.sparse_csr:
+            parts = (matrix.values(), matrix.col_indices(), matrix.crow_indices())
+            data, indices, indptr = (part.detach().cpu().numpy() for part in parts)
+            matrix = sparse.csr_array((data, indices, indptr), shape=tuple(matrix.shape))
+        else:
+            raise InputError(f"{name}: a tensor of layout {matrix.layout}; convert it with .to_sparse_csr()")
+    elif hasattr(matrix, "get") and type(matrix).__module__.split(".")[0] in ("cupy", "cupyx"):
+        matrix = matrix.get()
+    if sparse.issparse(matrix):
+        matrix = matrix.tocsr()
+    elif isinstance(matrix, np.ndarray):
+        matrix = np.asarray(matrix)
+    else:
+        raise InputError(
+            f"{name}: cannot read cells from {type(matrix).__name__}; give an AnnData, a sparse matrix of scipy, "
+            "a torch or cupy CSR, or a path"
+        )
+    if matrix.ndim != 2:
+        raise InputError(f"{name}: must be cells x genes, got {matrix.ndim} dimension(s)")
+    return matrix
+
+
+def is_anndata(data: object) -> bool:
+    """Whether `data` is an AnnData, without importing anndata for the question."""
+    anndata: Any = sys.modules.get("anndata")
+    return anndata is not None and isinstance(data, anndata.AnnData)
+
+
+def read_anndata(data: Any, *, matrix: str, gene_column: str | None, name: str) -> Reader:
+    """Read an AnnData: in memory, or from its file where it is backed by one."""
+    if data.isbacked:
+        if data.is_view:
+            raise InputError(f"{name}: a view of a backed AnnData; load it first with .to_memory()")
+        return StoreReader(str(data.filename), matrix=matrix, gene_column=gene_column)
+    layer = layer_name(matrix, name)
+    absent = no_matrix(name, matrix, list(data.layers), data.raw is not None)
+    if matrix == "raw":
+        if data.raw is None:
+            raise absent
+        values, var = data.raw.X, data.raw.var
+    elif layer is not None:
+        if layer not in data.layers:
+            raise absent
+        values, var = data.layers[layer], data.var
+    else:
+        if data.X is None:
+            raise absent
+        values, var = data.X, data.var
+    return ObjectReader(values, choose_gene_names(var, gene_column, name), data.obs, name)

@@ -1,0 +1,95 @@
+"""From what the user gives to sources."""
+
+from __future__ import annotations
+
+import glob
+import os
+from pathlib import Path
+from typing import Any
+
+from corrmask.errors import InputError
+from corrmask.sources.mtx import MtxReader
+from corrmask.sources.objects import ObjectReader, is_anndata, read_anndata
+from corrmask.sources.source import Reader, Source
+from corrmask.sources.store import StoreReader
+from corrmask.sources.tenx import TenxReader
+
+_FORMATS = "an .h5ad, a .zarr, a 10x .h5, or a folder with matrix.mtx"
+
+
+def open_sources(
+    data: Any, *, matrix: str = "X", gene_column: str | None = None, normalized: bool = False
+) -> list[Source]:
+    """Open whatever holds cells.
+
+    Parameters
+    ----------
+    data
+        An AnnData; a matrix cells x genes of scipy, numpy, torch (CSR) or cupy (CSR), whose genes are then "0", "1",
+        ...; a path (.h5ad, .zarr, 10x .h5, folder with matrix.mtx) or a pattern of paths ("cells/*.h5ad"); or a list of
+        these.
+    matrix
+        "X", "raw" or "layers/NAME", of AnnData alone.
+    gene_column
+        Column of var that names the genes, instead of the index; "id" or "name" (the default) for 10x.
+    normalized
+        Announces log1p-normalised values.
+
+    Returns
+    -------
+    list of Source
+        In the order given; paths of a pattern in the order of their names. At least one.
+
+    Raises
+    ------
+    InputError
+        One line that names the file, what was found and what to do.
+    """
+    items = list(data) if isinstance(data, (list, tuple)) else [data]
+    sources = []
+    for position, item in enumerate(items):
+        if isinstance(item, (str, os.PathLike)):
+            readers = [_open_path(path, matrix, gene_column) for path in _expand(os.fspath(item))]
+        else:
+            name = type(item).__name__ + (f" (number {position + 1})" if len(items) > 1 else "")
+            readers = [_open_object(item, matrix, gene_column, name)]
+        sources += [Source(reader, normalized=normalized) for reader in readers]
+    if not sources:
+        raise InputError(f"no cells given; give {_FORMATS}, or an AnnData")
+    return sources
+
+
+def _expand(pattern: str) -> list[str]:
+    path = os.path.expanduser(pattern)
+    if os.path.exists(path) or not glob.has_magic(path):
+        return [path]
+    found = sorted(glob.glob(path, recursive=True))
+    if not found:
+        raise InputError(f"{pattern}: no file matches this pattern; check the path")
+    return found
+
+
+def _open_path(path: str, matrix: str, gene_column: str | None) -> Reader:
+    suffix = Path(path).suffix.lower()
+    if not os.path.exists(path):
+        raise InputError(f"{path}: no such file or folder; check the path")
+    if suffix in (".h5ad", ".zarr"):
+        return StoreReader(path, matrix=matrix, gene_column=gene_column)
+    if matrix != "X":
+        raise InputError(f"{path}: holds one matrix alone, {matrix!r} is not in it; leave out --matrix (matrix=)")
+    if os.path.isdir(path):
+        return MtxReader(path, gene_column=gene_column)
+    if suffix in (".h5", ".hdf5"):
+        return TenxReader(path, gene_column=gene_column)
+    if path.endswith((".mtx", ".mtx.gz")):
+        raise InputError(f"{path}: give the folder that holds matrix.mtx, features.tsv and barcodes.tsv instead")
+    raise InputError(f"{path}: unknown suffix {suffix!r}; give {_FORMATS}")
+
+
+def _open_object(item: Any, matrix: str, gene_column: str | None, name: str) -> Reader:
+    if is_anndata(item):
+        return read_anndata(item, matrix=matrix, gene_column=gene_column, name=name)
+    for argument, given in (("matrix", matrix != "X"), ("gene_column", gene_column is not None)):
+        if given:
+            raise InputError(f"{name}: a bare matrix has no {argument}; leave it out or give an AnnData")
+    return ObjectReader(item, None, None, name)

@@ -1,0 +1,123 @@
+"""What the rest of the package sees of a file or object: its genes, its obs, its chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from corrmask.errors import InputError
+from corrmask.sources.checks import check_counts
+
+
+class Chunk(NamedTuple):
+    """A run of neighbouring cells.
+
+    `counts` may share memory with the object that it came from: read it, do not write to it.
+    """
+
+    counts: sparse.csr_array  # [n, n_genes] float32 or float64; each column at most once in a row, in any order
+    obs: pd.DataFrame  # [n] rows, the columns asked for; its index holds the cells' names
+    start: int  # row of the first cell in the source
+
+
+class Reader(Protocol):
+    """One format: what `Source` asks of it. Nothing stays open between calls."""
+
+    name: str
+    genes: np.ndarray
+    n_cells: int
+    obs_columns: list[str]
+
+    def blocks(self, max_nonzeros: int, max_cells: int) -> Iterator[tuple[int, sparse.csr_array]]:
+        """Yield (first row, [n, n_genes]) from the first cell to the last, no cell left out."""
+        ...
+
+    def obs(self, columns: list[str], start: int, stop: int) -> pd.DataFrame:
+        """Columns that exist, of rows start .. stop - 1."""
+        ...
+
+
+class Source:
+    """One file or object of cells.
+
+    Attributes
+    ----------
+    name
+        What messages call it: the path, or the type of the object.
+    genes
+        [n_genes] object array of str, each name once.
+    n_cells
+        Number of cells, those without counts included.
+    obs_columns
+        Columns of obs that can be asked for.
+    normalized
+        Whether the values are log1p-normalised, as the caller announced.
+    """
+
+    def __init__(self, reader: Reader, *, normalized: bool = False) -> None:
+        self._reader = reader
+        self.name = reader.name
+        self.genes = reader.genes
+        self.n_cells = reader.n_cells
+        self.obs_columns = reader.obs_columns
+        self.normalized = normalized
+
+    def __repr__(self) -> str:
+        return f"Source({self.name!r}, {self.n_cells} cells x {len(self.genes)} genes)"
+
+    def chunks(
+        self, obs: Sequence[str] = (), *, max_nonzeros: int = 16_000_000, max_cells: int = 16_384
+    ) -> Iterator[Chunk]:
+        """Read the cells once, in order.
+
+        Parameters
+        ----------
+        obs
+            Columns of obs that come along.
+        max_nonzeros, max_cells
+            Bounds of a chunk (a single cell is never cut). Matrices stored by gene hold twice `max_nonzeros` while they
+            are turned, and are read once more for each so many values.
+
+        Yields
+        ------
+        Chunk
+            Checked by `check_counts`; entries of one cell and gene that stand twice are summed.
+
+        Raises
+        ------
+        InputError
+            A column is missing (at once), a value cannot be a count, or the file is damaged (as it is read).
+        """
+        if max_nonzeros < 1 or max_cells < 1:
+            raise InputError(f"max_nonzeros and max_cells must be at least 1, got {max_nonzeros} and {max_cells}")
+        return self._chunks(self._check_columns(obs), max_nonzeros, max_cells)
+
+    def read_obs(self, columns: Sequence[str]) -> pd.DataFrame:
+        """Read columns of obs of all cells, [n_cells] rows, the index holding the cells' names as str.
+
+        Raises
+        ------
+        InputError
+            A column is missing; the message names those that exist.
+        """
+        return self._reader.obs(self._check_columns(columns), 0, self.n_cells)
+
+    def _check_columns(self, columns: Sequence[str]) -> list[str]:
+        columns = [columns] if isinstance(columns, str) else list(dict.fromkeys(columns))
+        for column in columns:
+            if column not in self.obs_columns:
+                available = ", ".join(self.obs_columns) or "none"
+                raise InputError(f"{self.name}: obs has no column {column!r}; available: {available}")
+        return columns
+
+    def _chunks(self, columns: list[str], max_nonzeros: int, max_cells: int) -> Iterator[Chunk]:
+        for start, counts in self._reader.blocks(max_nonzeros, max_cells):
+            check_counts(counts, name=self.name, start=start, normalized=self.normalized)
+            if not counts.has_canonical_format:
+                counts = counts.copy()  # summing sorts in place, and this memory may be the user's
+                counts.sum_duplicates()
+            yield Chunk(counts, self._reader.obs(columns, start, start + counts.shape[0]), start)

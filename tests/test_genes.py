@@ -1,0 +1,134 @@
+"""Names of genes."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import sparse
+
+from corrmask.errors import InputError
+from corrmask.genes import common_genes, read_gene_map, rename, strip_version
+from corrmask.sources import open_sources
+
+TABLE = (
+    "ensembl_id\tgene_name\tgene_type\n"
+    "ENSG00000000001\tA\tx\n"
+    "ENSG00000000002.5\tB\tx\n"
+    "ENSG00000000003\tA\tx\n"
+    "ENSG00000000004\t\tx\n"
+    "ENSG00000000005\tNA\tx\n"
+    "ENSG00000000001\tA2\tx\n"
+)
+
+
+def test_versions() -> None:
+    assert strip_version("ENSG00000000003.14") == "ENSG00000000003"
+    assert strip_version("ENSMUSG00000000003.1") == "ENSMUSG00000000003"
+    for name in ("ENSG00000000003", "RP11-34P13.7", "ENSG00000182378.14_PAR_Y", "AC000001.1", ""):
+        assert strip_version(name) == name
+
+
+@pytest.mark.parametrize("form", ["tsv", "tsv.gz", "csv"])
+def test_a_table_is_read(tmp_path: Path, form: str) -> None:
+    path = tmp_path / f"genes.{form}"
+    text = TABLE.replace("\t", ",") if form == "csv" else TABLE
+    path.write_bytes(gzip.compress(text.encode()) if form.endswith("gz") else text.encode())
+    gene_map = read_gene_map(path)
+    assert gene_map == {
+        "A": "ENSG00000000001",
+        "B": "ENSG00000000002",
+        "NA": "ENSG00000000005",  # a symbol like any other, not a missing value
+        "A2": "ENSG00000000001",
+    }
+    assert gene_map.ambiguous == 1
+
+
+def test_columns_in_any_order(tmp_path: Path) -> None:
+    path = tmp_path / "genes.tsv"
+    path.write_text("Symbol\tother\tgene_id\nA\tx\tENSG00000000001\n")
+    assert read_gene_map(str(path)) == {"A": "ENSG00000000001"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such file or folder"),
+        ("", "no table of genes"),
+        ("a\tb\nc\td\n", r"needs a column of Ensembl ids \(ensembl_id, .*found: a, b"),
+        ("gene_id\tname\nENSG1\t\n", "no row has both"),
+    ],
+)
+def test_tables_that_are_none(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "genes.tsv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        read_gene_map(path)
+    assert str(path) in str(caught.value)
+
+
+def test_rename_counts_every_gene() -> None:
+    gene_map = {"A": "ENSG00000000001", "A2": "ENSG00000000001", "B": "ENSG00000000002", "C": "ENSG00000000003"}
+    genes = ["A", "A2", "X", "B", "ENSG00000000002", "ENSG00000000003.7", "ENSG00000000009.1"]
+    renamed = rename(genes, gene_map)
+    assert renamed.genes.tolist() == [
+        "ENSG00000000001",
+        "A2",  # its id went to A
+        "X",
+        "B",  # its id was there
+        "ENSG00000000002",
+        "ENSG00000000003",
+        "ENSG00000000009",
+    ]
+    assert renamed[1:] == (1, 3, 1, 2)
+    assert renamed.genes.dtype == object
+
+
+NAMES = ["A", "B", "C", *(f"ENSG0000000000{i}{version}" for i in range(3) for version in ("", ".1", ".2"))]
+IDS = [f"ENSG0000000000{i}" for i in range(4)]
+
+
+@given(
+    st.lists(st.sampled_from(NAMES), unique=True),
+    st.dictionaries(st.sampled_from(["A", "B", "D"]), st.sampled_from([*IDS, "C"])),
+)
+def test_renamed_genes_stay_unique(genes: list[str], gene_map: dict[str, str]) -> None:
+    renamed = rename(np.array(genes, dtype=object), gene_map)
+    assert len(set(renamed.genes)) == len(genes)
+    assert sum(renamed[1:]) == len(genes)
+    again = rename(renamed.genes, gene_map)
+    assert again.genes.tolist() == renamed.genes.tolist()
+
+
+def test_common_genes_in_the_order_of_the_first() -> None:
+    anndata = pytest.importorskip("anndata")
+    pandas = pytest.importorskip("pandas")
+
+    def cells(genes: str) -> object:
+        return anndata.AnnData(
+            sparse.csr_matrix(np.ones((2, len(genes)), dtype=np.float32)),
+            obs=pandas.DataFrame(index=["x", "y"]),
+            var=pandas.DataFrame(index=list(genes)),
+        )
+
+    assert common_genes(open_sources([cells("cabd"), cells("xdca")])).tolist() == ["c", "a", "d"]
+    assert common_genes(open_sources(cells("cab"))).tolist() == ["c", "a", "b"]
+    with pytest.raises(InputError, match=r"no gene in common: .* has 4 \(c, a, b, ...\) and .* has 2 \(y, z, ...\)"):
+        common_genes(open_sources([cells("cabd"), cells("xd"), cells("yz")]))
+
+
+@pytest.mark.skipif("CORRMASK_DATA" not in os.environ, reason="CORRMASK_DATA is not set")
+def test_the_real_table_names_the_real_cells() -> None:
+    data = Path(os.environ["CORRMASK_DATA"])
+    gene_map = read_gene_map(data / "genes" / "ensembl_symbol_biotype.tsv")
+    (source,) = open_sources(data / "pbmc_corpus_core.h5ad")
+    renamed = rename(source.genes, gene_map)
+    assert len(set(renamed.genes)) == len(source.genes) == 17352
+    assert renamed[1:] == (13473, 0, 3879, 0)
+    assert gene_map["CD3E"] == "ENSG00000198851"
