@@ -10,6 +10,7 @@ import click
 import typer
 
 from corrmask.cli.console import err
+from corrmask.cli.simulate import simulate
 from corrmask.errors import InputError
 from corrmask.files import explain
 
@@ -49,6 +50,14 @@ def fail(message: str) -> None:
     """Print `message` as one line on stderr and exit with code 2."""
     err.print("corrmask: " + " ".join(message.split()), markup=False)
     raise SystemExit(2)
+
+
+@app.callback()
+def commands() -> None:
+    """Keep the command's name part of the line even while there is only one."""
+
+
+app.command()(simulate)
 
 
 if __name__ == "__main__":
