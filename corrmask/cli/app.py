@@ -10,6 +10,7 @@ import click
 import typer
 
 from corrmask.cli.console import err
+from corrmask.cli.evaluate import app as evaluate_app
 from corrmask.cli.simulate import simulate
 from corrmask.errors import InputError
 from corrmask.files import explain
@@ -50,6 +51,9 @@ def fail(message: str) -> None:
     """Print `message` as one line on stderr and exit with code 2."""
     err.print("corrmask: " + " ".join(message.split()), markup=False)
     raise SystemExit(2)
+
+
+app.add_typer(evaluate_app, name="evaluate")
 
 
 @app.callback()
