@@ -87,4 +87,6 @@ def load_vocabulary(tokens: str | Path, medians: str | Path | None = None) -> Vo
         A file is missing or malformed, or the tokens do not form a vocabulary.
     """
     table = None if medians is None else read_dictionary(medians)
-    return Vocabulary.from_dictionary(read_dictionary(tokens), table, origin="" if medians is None else Path(medians).name)
+    return Vocabulary.from_dictionary(
+        read_dictionary(tokens), table, origin="" if medians is None else Path(medians).name
+    )

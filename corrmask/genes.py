@@ -121,6 +121,15 @@ def rename(genes: Sequence[str] | np.ndarray, gene_map: Mapping[str, str]) -> Re
     return Renamed(np.array(result, dtype=object), **counts)
 
 
+def name_by_id(sources: Sequence[Source], gene_map: str | Path | None) -> None:
+    """Rename the genes of sources to Ensembl ids by a table (None: leave them as they are), in place."""
+    if gene_map is None:
+        return
+    table = read_gene_map(gene_map)
+    for source in sources:
+        source.genes = rename(source.genes, table).genes
+
+
 def common_genes(sources: Sequence[Source]) -> np.ndarray:
     """Genes that every source has, in the order of the first: object array of str.
 

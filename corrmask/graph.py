@@ -18,7 +18,7 @@ from corrmask import ops
 from corrmask.covariance import Covariance, log_normalize
 from corrmask.errors import InputError
 from corrmask.files import check_output, replacing
-from corrmask.genes import common_genes
+from corrmask.genes import common_genes, name_by_id
 from corrmask.progress import Progress, silent
 from corrmask.sources import Chunk, Source, open_sources
 
@@ -159,6 +159,7 @@ def correlation_graph(
     device: str | torch.device | None = None,
     matrix: str = "X",
     gene_column: str | None = None,
+    gene_map: str | Path | None = None,
     normalized: bool = False,
     progress: Progress = silent,
 ) -> GeneGraph:
@@ -194,6 +195,8 @@ def correlation_graph(
         "X", "raw" or "layers/NAME" of each file.
     gene_column
         Column of `var` to name genes by.
+    gene_map
+        Table of gene symbols and Ensembl ids; symbols become ids.
     normalized
         The values are log1p-normalised already and taken as they stand.
     progress
@@ -221,6 +224,7 @@ def correlation_graph(
     if not target_sum > 0:
         raise InputError(f"correlation_graph: 'target_sum' must be positive, got {target_sum}")
     sources = open_sources(data, matrix=matrix, gene_column=gene_column, normalized=normalized)
+    name_by_id(sources, gene_map)
     genes = common_genes(sources)
     digest = hashlib.blake2b(digest_size=16)
     accumulated = Covariance(len(genes))
@@ -307,7 +311,9 @@ def _is_mutual(partners: np.ndarray) -> np.ndarray:
     """Whether the partner lists the gene as well: bool, of the shape of `partners` [G, top_k] (-1: none)."""
     n_genes = len(partners)
     own = np.broadcast_to(np.arange(n_genes)[:, None], partners.shape)
-    return (partners >= 0) & np.isin(own * n_genes + partners, (partners.astype(np.int64) * n_genes + own)[partners >= 0])
+    return (partners >= 0) & np.isin(
+        own * n_genes + partners, (partners.astype(np.int64) * n_genes + own)[partners >= 0]
+    )
 
 
 def check_graph_output(path: str | Path, *, overwrite: bool) -> None:

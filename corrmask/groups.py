@@ -152,7 +152,9 @@ class GroupTable:
             if len(tokens) == 0:
                 continue
             if np.any(token_group[tokens] != NO_GROUP) or len(np.unique(tokens)) < len(tokens):
-                raise InputError(f"modules: a gene of {name!r} is listed twice or in another module as well; list each once")
+                raise InputError(
+                    f"modules: a gene of {name!r} is listed twice or in another module as well; list each once"
+                )
             token_group[tokens] = len(members)
             members.append(tokens)
         if not members:

@@ -11,7 +11,9 @@ import typer
 
 from corrmask.cli.console import err
 from corrmask.cli.evaluate import app as evaluate_app
+from corrmask.cli.graph import graph
 from corrmask.cli.simulate import simulate
+from corrmask.cli.tokenize import tokenize
 from corrmask.errors import InputError
 from corrmask.files import explain
 
@@ -62,6 +64,8 @@ def commands() -> None:
 
 
 app.command()(simulate)
+app.command()(tokenize)
+app.command()(graph)
 
 
 if __name__ == "__main__":

@@ -57,9 +57,7 @@ def topk_edges(
     check_devices(op, gram, mean_factors=mean_factors, inverse_sd=inverse_sd)
     require_device(op, gram)
     tensors = (tensor.contiguous() for tensor in (gram, mean_factors, inverse_sd))
-    return call(
-        torch.ops.corrmask.topk_edges, *tensors, top_k=top_k, min_corr=float(min_corr), positive=bool(positive)
-    )
+    return call(torch.ops.corrmask.topk_edges, *tensors, top_k=top_k, min_corr=float(min_corr), positive=bool(positive))
 
 
 @torch.library.register_fake("corrmask::topk_edges")

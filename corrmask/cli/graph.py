@@ -1,0 +1,87 @@
+"""`corrmask graph`: from counts to the gene dependency graph."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corrmask.cli import console
+
+
+def graph(
+    files: Annotated[
+        list[str], typer.Argument(help=".h5ad, .zarr, 10x .h5, folder with matrix.mtx, or a pattern in quotes.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The graph to write, .h5ad or .zarr.")],
+    within: Annotated[
+        str | None, typer.Option(help="Column of obs: correlate within its levels (data sets, donors, types).")
+    ] = None,
+    top_k: Annotated[int, typer.Option(help="Most partners of a gene.")] = 16,
+    min_corr: Annotated[float, typer.Option(help="Least |r| of an edge.")] = 0.1,
+    min_cells: Annotated[int, typer.Option(help="Genes in fewer cells get no edges.")] = 10,
+    mutual: Annotated[bool, typer.Option("--mutual", help="Keep edges that both ends list.")] = False,
+    sign: Annotated[str, typer.Option(help="absolute or positive.")] = "absolute",
+    target_sum: Annotated[float, typer.Option(help="Counts per cell after normalisation.")] = 1e4,
+    gene_map: Annotated[
+        Path | None, typer.Option(help="Table (TSV, CSV) of gene symbols and Ensembl ids; symbols become ids.")
+    ] = None,
+    gene_column: Annotated[str | None, typer.Option(help="Column of var to name genes by (10x: id or name).")] = None,
+    matrix: Annotated[str, typer.Option(help="X, raw or layers/NAME.")] = "X",
+    normalized: Annotated[
+        bool, typer.Option("--normalized", help="Values are log1p-normalised already and taken as they stand.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Build the dependency graph: each gene's partners by Pearson correlation of log1p-normalised counts.
+
+    Example: [bold]corrmask graph cells.h5ad -o graph.h5ad --within donor --top-k 16 --min-corr 0.1[/bold]
+    """
+    from corrmask.graph import check_graph_output, correlation_graph
+
+    check_graph_output(output, overwrite=overwrite)
+    with console.progress() as progress:
+        result = correlation_graph(
+            files,
+            top_k=top_k,
+            min_corr=min_corr,
+            min_cells=min_cells,
+            within=within,
+            sign=sign,  # type: ignore[arg-type]  # checked there
+            mutual=mutual,
+            target_sum=target_sum,
+            gene_map=gene_map,
+            matrix=matrix,
+            gene_column=gene_column,
+            normalized=normalized,
+            progress=progress,
+        )
+    result.write(output, overwrite=overwrite)
+    degree = result.in_degree()
+    report = {
+        "output": str(output),
+        "n_cells": result.provenance["n_cells"],
+        "n_genes": result.n_genes,
+        "n_edges": result.n_edges,
+        "n_genes_with_partners": int((result.indptr[1:] > result.indptr[:-1]).sum()),
+        "hubs": [{"gene": gene, "partner_of": count} for gene, count in result.hubs(10)],
+        "median_partner_of": float(sorted(degree)[len(degree) // 2]),
+        "cells_per_second": result.provenance["cells_per_second"],
+        "accumulator_gb": result.provenance["accumulator_bytes"] / 1e9,
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+    }
+    if json:
+        console.print_json(report)
+        return
+    console.out.print(
+        f"{output}: {report['n_edges']:,} edges among {report['n_genes']:,} genes "
+        f"({report['n_genes_with_partners']:,} with partners) from {report['n_cells']:,} cells"
+    )
+    console.out.print("hubs: " + ", ".join(f"{gene} ({count:,})" for gene, count in result.hubs(10)))
+    console.out.print(
+        f"{report['cells_per_second']:,.0f} cells/s; accumulators {report['accumulator_gb']:.2f} GB, "
+        f"peak memory {report['peak_memory_gb']:.2f} GB"
+    )

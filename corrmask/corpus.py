@@ -1,0 +1,309 @@
+"""The tokenised cells on disk: written in shards, opened by `datasets`, read in batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from corrmask.errors import InputError
+from corrmask.vocabulary import FILE_NAME, Vocabulary
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+OBS_NAME = "obs_name"
+_TOKEN_COLUMNS = ("input_ids", "length")
+SHARD_CELLS = 200_000
+
+
+class Batch(NamedTuple):
+    """Cells as a model takes them."""
+
+    input_ids: Tensor  # int64 [B, L], L the longest of the batch, padded
+    lengths: Tensor  # int64 [B]
+    cell_ids: Tensor  # int64 [B], rows of the corpus
+
+
+class CorpusWriter:
+    """Writes a corpus into a folder: Arrow shards as `datasets.load_from_disk` opens them, and the vocabulary.
+
+    Parameters
+    ----------
+    folder
+        A folder that does not exist yet (use `corrmask.files.replacing`).
+    vocabulary
+        Decides the token width: uint16 where all tokens fit, else int32.
+    """
+
+    def __init__(self, folder: Path, vocabulary: Vocabulary) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.vocabulary = vocabulary
+        self.n_cells = 0
+        self._dtype = np.uint16 if vocabulary.size <= 2**16 else np.int32
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._schema: pa.Schema | None = None
+        self._shards: list[str] = []
+        self._in_shard = 0
+        self._sink: Any = None
+        self._writer: Any = None
+
+    def append(self, input_ids: Tensor, lengths: Tensor, obs: pd.DataFrame) -> None:
+        """Add cells.
+
+        Parameters
+        ----------
+        input_ids, lengths
+            int32 [n, max_len] and int64 [n], as `corrmask.ops.rank_encode` gives them.
+        obs
+            [n] rows; all columns are carried along, the index as column ``obs_name``.
+        """
+        import pyarrow as pa
+
+        lengths_np = lengths.numpy()
+        kept = np.arange(input_ids.shape[1])[None, :] < lengths_np[:, None]
+        tokens = input_ids.numpy()[kept].astype(self._dtype)
+        offsets = np.concatenate([[0], np.cumsum(lengths_np)]).astype(np.int32)
+        columns: dict[str, pa.Array] = {
+            "input_ids": pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens)),
+            "length": pa.array(lengths_np),
+            OBS_NAME: pa.array(obs.index.astype(str).to_numpy(dtype=object), type=pa.string()),
+        }
+        for name in obs.columns:
+            columns[str(name)] = _arrow_column(obs[name])
+        table = pa.table(columns)
+        for part in (tokens, lengths_np):
+            self._digest.update(np.ascontiguousarray(part))
+        if self._schema is None:
+            self._schema = _with_features(table.schema)
+        try:
+            table = table.cast(self._schema)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+            raise InputError(
+                f"obs columns differ in kind between files ({error}); carry along other columns"
+            ) from error
+        if self._writer is None or self._in_shard >= SHARD_CELLS:
+            self._open_shard()
+        self._writer.write_table(table)
+        self._in_shard += len(lengths_np)
+        self.n_cells += len(lengths_np)
+
+    def _open_shard(self) -> None:
+        import pyarrow as pa
+
+        self._close_shard()
+        name = f"data-{len(self._shards):05d}.arrow"
+        self._shards.append(name)
+        self._sink = pa.OSFile(str(self.folder / name), "wb")
+        self._writer = pa.ipc.new_stream(self._sink, self._schema)
+        self._in_shard = 0
+
+    def _close_shard(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._sink.close()
+            self._writer = None
+
+    def abandon(self) -> None:
+        """Close what is open, after an error."""
+        self._close_shard()
+
+    def close(self) -> None:
+        """Finish the corpus: what `datasets` reads beside the shards, and ``vocabulary.json``."""
+        from datasets import Features
+
+        if self._schema is None:
+            raise InputError("corpus: there are no cells to write; give files that hold cells")
+        self._close_shard()
+        self.vocabulary.save(self.folder / FILE_NAME)
+        features = Features.from_arrow_schema(self._schema)
+        info = {"citation": "", "description": "", "homepage": "", "license": "", "features": features.to_dict()}
+        (self.folder / "dataset_info.json").write_text(json.dumps(info, indent=2))
+        state = {
+            "_data_files": [{"filename": name} for name in self._shards],
+            "_fingerprint": self._digest.hexdigest(),
+            "_format_columns": None,
+            "_format_kwargs": {},
+            "_format_type": None,
+            "_output_all_columns": False,
+            "_split": None,
+        }
+        (self.folder / "state.json").write_text(json.dumps(state, indent=2))
+
+
+def _arrow_column(column: pd.Series) -> pa.Array:
+    import pandas as pd
+    import pyarrow as pa
+
+    if pd.api.types.is_bool_dtype(column.dtype) or pd.api.types.is_numeric_dtype(column.dtype):
+        return pa.array(column.to_numpy())
+    values = [None if missing else str(value) for value, missing in zip(column, column.isna(), strict=True)]
+    return pa.array(values, type=pa.string())
+
+
+def _with_features(schema: pa.Schema) -> pa.Schema:
+    """The schema with the metadata that `datasets` keeps its feature types in."""
+    from datasets import Features
+
+    return Features.from_arrow_schema(schema).arrow_schema
+
+
+class Corpus:
+    """Tokenised cells, memory-mapped.
+
+    Attributes
+    ----------
+    vocabulary
+        Genes, special tokens and medians.
+    lengths
+        int64 [n_cells]: tokens of each cell.
+    hash
+        Hash of the content as it was written (for a corpus of another tool: the fingerprint that `datasets` keeps).
+    """
+
+    def __init__(self, dataset: Any, vocabulary: Vocabulary, name: str, content_hash: str) -> None:
+        self.vocabulary = vocabulary
+        self.name = name
+        self.hash = content_hash
+        self._dataset = dataset
+        column = dataset.data.column("input_ids")
+        self._tokens: list[np.ndarray] = []
+        starts, lengths, pieces = [], [], []
+        for piece, chunk in enumerate(column.chunks):
+            offsets = chunk.offsets.to_numpy()
+            self._tokens.append(chunk.values.to_numpy())
+            starts.append(offsets[:-1].astype(np.int64))
+            lengths.append(np.diff(offsets).astype(np.int64))
+            pieces.append(np.full(len(chunk), piece, dtype=np.int32))
+        self._starts = np.concatenate(starts) if starts else np.zeros(0, np.int64)
+        self._pieces = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
+        self.lengths = np.concatenate(lengths) if lengths else np.zeros(0, np.int64)
+
+    @classmethod
+    def open(cls, path: str | Path, vocabulary: Vocabulary | None = None) -> Corpus:
+        """Open a corpus of ours, or one that Geneformer's tokenizer wrote (with its vocabulary).
+
+        Parameters
+        ----------
+        path
+            Folder that `datasets.load_from_disk` opens, with ``input_ids``.
+        vocabulary
+            For a corpus without ``vocabulary.json``.
+
+        Raises
+        ------
+        InputError
+            There is no corpus, it is damaged, has no ``input_ids`` or no vocabulary.
+        """
+        from datasets import Dataset, load_from_disk
+
+        path = Path(path)
+        if not path.exists():
+            raise InputError(f"corpus {str(path)!r} does not exist; write one with `corrmask tokenize FILES -o {path}`")
+        try:
+            dataset = load_from_disk(str(path))
+            content_hash = str(json.loads((path / "state.json").read_text())["_fingerprint"])
+        except Exception as error:  # pyarrow and datasets raise many kinds for a damaged folder
+            raise InputError(
+                f"corpus {str(path)!r} cannot be opened ({' '.join(str(error).split())}); write it anew"
+            ) from error
+        if not isinstance(dataset, Dataset):
+            raise InputError(f"corpus {str(path)!r} holds several splits; give the folder of one of them")
+        if "input_ids" not in dataset.column_names:
+            raise InputError(f"corpus {str(path)!r} has no column 'input_ids' (it has {dataset.column_names})")
+        if dataset._indices is not None:  # a selection that was saved without its cells being copied
+            dataset = dataset.flatten_indices()
+        if vocabulary is None:
+            if not (path / FILE_NAME).exists():
+                raise InputError(
+                    f"corpus {str(path)!r} has no {FILE_NAME}; give its token dictionary (--vocabulary, vocabulary=)"
+                )
+            vocabulary = Vocabulary.load(path)
+        return cls(dataset, vocabulary, str(path), content_hash)
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self.lengths)
+
+    @property
+    def obs_columns(self) -> list[str]:
+        """Columns of `obs` that the corpus carries."""
+        return [name for name in self._dataset.column_names if name not in (*_TOKEN_COLUMNS, OBS_NAME)]
+
+    def batch(self, rows: np.ndarray, max_len: int) -> Batch:
+        """Cells by row, the first `max_len` tokens of each, padded to the longest of them.
+
+        Raises
+        ------
+        InputError
+            A token is not in the vocabulary.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        lengths = np.minimum(self.lengths[rows], max_len)
+        width = int(lengths.max(initial=0))
+        input_ids = np.full((len(rows), width), self.vocabulary.pad_token_id, dtype=np.int64)
+        for i, row in enumerate(rows):
+            start = self._starts[row]
+            input_ids[i, : lengths[i]] = self._tokens[self._pieces[row]][start : start + lengths[i]]
+        if input_ids.size and (int(input_ids.max()) >= self.vocabulary.size or int(input_ids.min()) < 0):
+            raise InputError(
+                f"corpus {self.name!r} holds token {int(input_ids.max())}, its vocabulary has {self.vocabulary.size}; "
+                "give the vocabulary that it was tokenised with"
+            )
+        return Batch(torch.from_numpy(input_ids), torch.from_numpy(lengths), torch.from_numpy(rows))
+
+    def obs(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Columns of `obs` (all by default), indexed by the cells' names where the corpus has them.
+
+        Raises
+        ------
+        InputError
+            A column is missing; the message names those that exist.
+        """
+        import pandas as pd
+
+        columns = self.obs_columns if columns is None else list(columns)
+        for column in columns:
+            if column not in self.obs_columns:
+                raise InputError(
+                    f"corpus {self.name!r} has no obs column {column!r} (it has {self.obs_columns}); carry it along "
+                    f"with `corrmask tokenize --obs {column}`"
+                )
+        table = self._dataset.data.table
+        frame = pd.DataFrame({column: table.column(column).to_pandas() for column in columns})
+        if OBS_NAME in self._dataset.column_names:
+            frame.index = pd.Index(table.column(OBS_NAME).to_pandas().to_numpy(dtype=object))
+        else:
+            frame.index = pd.Index([str(row) for row in range(self.n_cells)])
+        return frame
+
+
+def split_cells(n_cells: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Training and held-out rows, a pure function of the arguments.
+
+    Parameters
+    ----------
+    n_cells
+        Cells of the corpus.
+    held_out
+        Share of cells held out, rounded; at least one cell remains for training.
+    seed
+        Of the split.
+
+    Returns
+    -------
+    train, held_out : numpy.ndarray
+        int64, ascending.
+    """
+    n_held_out = min(round(n_cells * held_out), max(n_cells - 1, 0))
+    order = np.random.default_rng([seed, 0x5717]).permutation(n_cells)
+    return np.sort(order[n_held_out:]), np.sort(order[:n_held_out])

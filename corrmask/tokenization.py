@@ -1,0 +1,243 @@
+"""From counts to a corpus: rank-value encoding of every cell, streamed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from corrmask import ops
+from corrmask.corpus import CorpusWriter
+from corrmask.errors import InputError
+from corrmask.files import check_output, replacing
+from corrmask.genes import name_by_id
+from corrmask.medians import MedianAccumulator
+from corrmask.progress import Progress, silent
+from corrmask.sources import Source, open_sources
+from corrmask.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class TokenizeReport:
+    """What `tokenize` did. Counts of cells and genes; cells/s over all passes."""
+
+    n_cells: int
+    n_empty_cells: int
+    n_truncated_cells: int
+    n_tokens: int
+    n_genes_in_files: int
+    n_genes_with_token: int
+    medians: str
+    token_dtype: str
+    cells_per_second: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe."""
+        return asdict(self)
+
+
+def encode_chunk(
+    counts: sp.csr_array,
+    genes: Sequence[str] | np.ndarray,
+    vocabulary: Vocabulary,
+    *,
+    max_len: int,
+    normalized: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Rank-encode cells with a vocabulary's medians.
+
+    Parameters
+    ----------
+    counts
+        CSR [n, n_columns], raw counts (log1p-normalised values where `normalized`: then count is expm1 of them).
+    genes
+        str [n_columns]: gene of each column; those without a token are left out.
+    vocabulary
+        With medians.
+    max_len
+        Most tokens of a cell.
+
+    Returns
+    -------
+    input_ids, lengths : Tensor
+        int32 [n, max_len] and int64 [n], as `corrmask.ops.rank_encode`.
+
+    Raises
+    ------
+    InputError
+        The vocabulary has no medians, or none for a gene with a token.
+    """
+    return _encode(counts, vocabulary.tokens_of(genes), vocabulary, max_len=max_len, normalized=normalized)
+
+
+def _encode(
+    counts: sp.csr_array, tokens: np.ndarray, vocabulary: Vocabulary, *, max_len: int, normalized: bool
+) -> tuple[Tensor, Tensor]:
+    if vocabulary.medians is None:
+        raise InputError("vocabulary: it holds no medians, by which counts are divided; give a table of medians")
+    medians = np.ones(len(tokens))
+    found = tokens >= 0
+    medians[found] = vocabulary.medians[tokens[found] - vocabulary.first_gene_token]
+    missing = np.flatnonzero(~(medians > 0))
+    if len(missing):
+        gene = vocabulary.genes[tokens[missing[0]] - vocabulary.first_gene_token]
+        raise InputError(
+            f"medians: {len(missing)} genes with a token have no positive median ({gene}: {medians[missing[0]]}); "
+            "complete the table or leave these genes out of the token dictionary"
+        )
+    data = np.expm1(counts.data.astype(np.float64)) if normalized else counts.data
+    return ops.rank_encode(
+        torch.from_numpy(counts.indptr.astype(np.int64, copy=False)),
+        torch.from_numpy(counts.indices),
+        torch.from_numpy(np.ascontiguousarray(data)),
+        torch.from_numpy(medians),
+        torch.from_numpy(tokens),
+        max_len=max_len,
+        pad_id=vocabulary.pad_token_id,
+    )
+
+
+def tokenize(
+    data: Any,
+    output: str | Path,
+    *,
+    vocabulary: Vocabulary | None = None,
+    obs: Sequence[str] = (),
+    max_len: int = 2048,
+    gene_map: str | Path | None = None,
+    matrix: str = "X",
+    gene_column: str | None = None,
+    normalized: bool = False,
+    memory_bytes: int = 2_000_000_000,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> TokenizeReport:
+    """Tokenise cells into a corpus that `datasets.load_from_disk` opens.
+
+    Parameters
+    ----------
+    data
+        As `corrmask.correlation_graph` takes it. Of several files the genes are united.
+    output
+        Folder to write.
+    vocabulary
+        Tokens and medians to use (Geneformer's: `corrmask.geneformer.load_vocabulary`); without medians in it, or with
+        None, medians are taken from these cells in a first pass. With None the genes counted anywhere get tokens, in
+        the order of the files.
+    obs
+        Columns of obs to carry along.
+    max_len
+        Most tokens of a cell.
+    gene_map
+        Table of gene symbols and Ensembl ids; symbols become ids before tokens are looked up.
+    matrix, gene_column, normalized
+        As `corrmask.correlation_graph` takes them.
+    memory_bytes
+        Budget for exact medians; beyond it they are a sketch of relative error 1e-3.
+    overwrite
+        Replace an existing output.
+    progress
+        Called as progress("medians" | "tokenize", cells done, cells).
+
+    Raises
+    ------
+    InputError
+        Bad values, no gene with a token, a missing column, an existing output: one line, nothing written.
+    """
+    started = time.perf_counter()
+    check_output(output, overwrite=overwrite)
+    if max_len < 1:
+        raise InputError(f"tokenize: 'max_len' must be at least 1, got {max_len}")
+    sources = open_sources(data, matrix=matrix, gene_column=gene_column, normalized=normalized)
+    for source in sources:
+        source.chunks(obs)  # a missing column is reported now, before the medians are gathered
+    name_by_id(sources, gene_map)
+    union = list(dict.fromkeys(str(gene) for source in sources for gene in source.genes))
+    if vocabulary is None or vocabulary.medians is None:
+        vocabulary = _with_medians(sources, union, vocabulary, normalized, memory_bytes, progress)
+    n_found = int((vocabulary.tokens_of(union) >= 0).sum())
+    if n_found == 0:
+        raise InputError(
+            f"no gene in common: the files have {len(union):,} genes ({', '.join(union[:3])}), the vocabulary "
+            f"{vocabulary.n_genes:,} ({', '.join(vocabulary.genes[:3])}); map symbols to ids with --gene-map or choose "
+            "--gene-column"
+        )
+    n_cells = n_empty = n_truncated = n_tokens = 0
+    total = sum(source.n_cells for source in sources)
+    with replacing(output, overwrite=overwrite) as folder:
+        writer = CorpusWriter(folder, vocabulary)
+        try:
+            for source in sources:
+                tokens = vocabulary.tokens_of(source.genes)
+                for chunk in source.chunks(obs):
+                    input_ids, lengths = _encode(
+                        chunk.counts, tokens, vocabulary, max_len=max_len, normalized=normalized
+                    )
+                    writer.append(input_ids, lengths, chunk.obs)
+                    with_token = np.bincount(
+                        np.repeat(np.arange(chunk.counts.shape[0]), np.diff(chunk.counts.indptr)),
+                        weights=(chunk.counts.data > 0) & (tokens[chunk.counts.indices] >= 0),
+                        minlength=chunk.counts.shape[0],
+                    )
+                    n_cells += len(lengths)
+                    n_empty += int((lengths == 0).sum())
+                    n_truncated += int((with_token > max_len).sum())
+                    n_tokens += int(lengths.sum())
+                    progress("tokenize", n_cells, total)
+            writer.close()
+        except BaseException:
+            writer.abandon()
+            raise
+    return TokenizeReport(
+        n_cells=n_cells,
+        n_empty_cells=n_empty,
+        n_truncated_cells=n_truncated,
+        n_tokens=n_tokens,
+        n_genes_in_files=len(union),
+        n_genes_with_token=n_found,
+        medians=str(vocabulary.medians_origin.get("kind")),
+        token_dtype="uint16" if vocabulary.size <= 2**16 else "int32",
+        cells_per_second=n_cells / (time.perf_counter() - started),
+    )
+
+
+def _with_medians(
+    sources: Sequence[Source],
+    union: Sequence[str],
+    vocabulary: Vocabulary | None,
+    normalized: bool,
+    memory_bytes: int,
+    progress: Progress,
+) -> Vocabulary:
+    """The vocabulary with medians of these cells; without one, of the genes that have counts."""
+    position = {gene: i for i, gene in enumerate(union)}
+    accumulator = MedianAccumulator(len(union), memory_bytes)
+    total, done = sum(source.n_cells for source in sources), 0
+    for source in sources:
+        columns = np.array([position[str(gene)] for gene in source.genes], dtype=np.int64)
+        for chunk in source.chunks():
+            counts = chunk.counts
+            if normalized:
+                counts = sp.csr_array(
+                    (np.expm1(counts.data.astype(np.float64)), counts.indices, counts.indptr), shape=counts.shape
+                )
+            accumulator.update(counts, columns)
+            done += counts.shape[0]
+            progress("medians", done, total)
+    medians, origin = accumulator.medians(), accumulator.origin()
+    if vocabulary is None:
+        counted = np.flatnonzero(~np.isnan(medians))
+        if len(counted) == 0:
+            raise InputError("tokenize: no cell has any counts; give raw counts")
+        return Vocabulary(np.array(union, dtype=object)[counted], medians=medians[counted], medians_origin=origin)
+    table = np.array([medians[position[gene]] if gene in position else np.nan for gene in vocabulary.genes])
+    # A gene that no cell counts never needs its median, but must have one.
+    table[np.isnan(table)] = 1.0
+    return Vocabulary(vocabulary.genes, vocabulary.first_gene_token, vocabulary.special_tokens, table, origin)
