@@ -81,15 +81,13 @@ class CorpusWriter:
             columns[str(name)] = _arrow_column(obs[name])
         table = pa.table(columns)
         for part in (tokens, lengths_np):
-            self._digest.update(np.ascontiguousarray(part))
+            self._digest.update(part.tobytes())
         if self._schema is None:
             self._schema = _with_features(table.schema)
         try:
             table = table.cast(self._schema)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
-            raise InputError(
-                f"obs columns differ in kind between files ({error}); carry along other columns"
-            ) from error
+            raise InputError(f"obs columns differ in kind between files ({error}); carry other columns") from error
         if self._writer is None or self._in_shard >= SHARD_CELLS:
             self._open_shard()
         self._writer.write_table(table)
@@ -127,7 +125,7 @@ class CorpusWriter:
         features = Features.from_arrow_schema(self._schema)
         info = {"citation": "", "description": "", "homepage": "", "license": "", "features": features.to_dict()}
         (self.folder / "dataset_info.json").write_text(json.dumps(info, indent=2))
-        state = {
+        state: dict[str, Any] = {
             "_data_files": [{"filename": name} for name in self._shards],
             "_fingerprint": self._digest.hexdigest(),
             "_format_columns": None,

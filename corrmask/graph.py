@@ -217,7 +217,7 @@ def correlation_graph(
         raise InputError(f"correlation_graph: device {str(device)!r} has no covariance kernel yet; use 'cpu'")
     if sign not in ("absolute", "positive"):
         raise InputError(f"correlation_graph: 'sign' must be 'absolute' or 'positive', got {sign!r}")
-    if not 1 <= top_k:
+    if top_k < 1:
         raise InputError(f"correlation_graph: 'top_k' must be at least 1, got {top_k}")
     if not 0 <= min_corr <= 1:
         raise InputError(f"correlation_graph: 'min_corr' must be in 0 .. 1, got {min_corr}")
@@ -230,7 +230,7 @@ def correlation_graph(
     accumulated = Covariance(len(genes))
     for chunk, columns, levels in _chunks(sources, genes, within, progress):
         for part in (np.diff(chunk.counts.indptr), chunk.counts.indices, chunk.counts.data):
-            digest.update(np.ascontiguousarray(part))
+            digest.update(np.ascontiguousarray(part).tobytes())
         counts = chunk.counts
         values = counts.data.astype(np.float64) if normalized else log_normalize(counts, target_sum)
         y = sp.csr_array((values, counts.indices, counts.indptr), shape=counts.shape)
@@ -309,11 +309,10 @@ def _chunks(
 
 def _is_mutual(partners: np.ndarray) -> np.ndarray:
     """Whether the partner lists the gene as well: bool, of the shape of `partners` [G, top_k] (-1: none)."""
-    n_genes = len(partners)
+    n_genes, listed = len(partners), partners >= 0
     own = np.broadcast_to(np.arange(n_genes)[:, None], partners.shape)
-    return (partners >= 0) & np.isin(
-        own * n_genes + partners, (partners.astype(np.int64) * n_genes + own)[partners >= 0]
-    )
+    reverse = partners.astype(np.int64) * n_genes + own
+    return listed & np.isin(own * n_genes + partners, reverse[listed])
 
 
 def check_graph_output(path: str | Path, *, overwrite: bool) -> None:

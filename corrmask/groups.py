@@ -45,9 +45,9 @@ class GroupTable:
         vocabulary = len(groups)
         if len(indptr) == 0 or indptr[0] != 0 or indptr[-1] != len(members) or bool((indptr.diff() < 0).any()):
             raise InputError(f"GroupTable: 'group_indptr' must rise from 0 to {len(members)} (size of 'group_tokens')")
-        if len(members) and not (0 <= int(members.min()) and int(members.max()) < vocabulary):
+        if len(members) and (int(members.min()) < 0 or int(members.max()) >= vocabulary):
             raise InputError(f"GroupTable: 'group_tokens' must be in 0 .. {vocabulary - 1} (size of 'token_group')")
-        if len(groups) and not (SPECIAL <= int(groups.min()) and int(groups.max()) < len(indptr) - 1):
+        if len(groups) and (int(groups.min()) < SPECIAL or int(groups.max()) >= len(indptr) - 1):
             raise InputError(f"GroupTable: 'token_group' must be in -2 .. {len(indptr) - 2}, the groups that there are")
         for name, thresholds in (("accept", self.accept), ("take", self.take)):
             if thresholds is not None and (
@@ -71,8 +71,13 @@ class GroupTable:
 
     def to(self, device: str | torch.device) -> GroupTable:
         """The same table on another device."""
-        moved = {name: None if value is None else value.to(device) for name, value in vars(self).items()}
-        return GroupTable(**moved)
+        return GroupTable(
+            self.token_group.to(device),
+            self.group_indptr.to(device),
+            self.group_tokens.to(device),
+            None if self.accept is None else self.accept.to(device),
+            None if self.take is None else self.take.to(device),
+        )
 
     def with_thresholds(self, *, accept: Tensor | None = None, take: Tensor | None = None) -> GroupTable:
         """The same groups with other `accept` and `take`."""

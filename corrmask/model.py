@@ -126,13 +126,11 @@ def load_model(path: str | Path, vocabulary: Vocabulary | None = None) -> tuple[
     if vocabulary is None:
         vocabulary = Vocabulary.load(folder)
     try:
-        architectures = json.loads((folder / CONFIG_FILE).read_text()).get("model_type")
-        if architectures != "bert":
-            raise InputError(f"model {str(path)!r} is of type {architectures!r}; give a BERT for masked tokens")
+        kind = json.loads((folder / CONFIG_FILE).read_text()).get("model_type")
+        if kind != "bert":
+            raise InputError(f"model {str(path)!r} is of type {kind!r}; give a BERT for masked tokens")
         with _quiet():
-            model = BertForMaskedLM.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, dtype=torch.float32
-            )
+            model = BertForMaskedLM.from_pretrained(folder, use_safetensors=True, local_files_only=True).float()
     except InputError:
         raise
     except Exception as error:  # safetensors and transformers raise many kinds for a damaged folder

@@ -56,7 +56,7 @@ def find_modules(graph: GeneGraph, *, resolution: float = 1.0, seed: int = 0) ->
     inside = membership[symmetric.row] == membership[symmetric.col]
     within = np.bincount(symmetric.row[inside], weights=symmetric.data[inside], minlength=graph.n_genes)
     sizes = np.bincount(membership)
-    modules = {}
+    modules: dict[str, list[str]] = {}
     for community in np.argsort(-sizes, kind="stable"):
         if sizes[community] < 2:
             break

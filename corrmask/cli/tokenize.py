@@ -82,8 +82,6 @@ def tokenize(
         f"{report.cells_per_second:,.0f} cells/s"
     )
     if report.n_empty_cells:
-        console.note(
-            f"{report.n_empty_cells:,} cells have no tokens; they are kept, so that rows stay those of the files"
-        )
+        console.note(f"{report.n_empty_cells:,} cells have no tokens; they are kept: rows stay those of the files")
     if report.n_truncated_cells:
         console.note(f"{report.n_truncated_cells:,} cells were cut to {max_len:,} tokens (--max-len)")

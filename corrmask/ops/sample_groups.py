@@ -55,7 +55,8 @@ def sample_groups(
         Share of the eligible positions that is masked, in parts per million, 1 .. 10**6. Of n eligible positions
         min(n, max(1, (n * rate_ppm + 500000) // 1000000)) are masked, exactly.
     seed, epoch
-        int, or int64 tensor of one element (so that a CUDA graph can be replayed); 0 <= seed < 2**63, 0 <= epoch < 2**28.
+        int, or int64 tensor of one element (so that a CUDA graph can be replayed); seed in 0 .. 2**63 - 1, epoch in
+        0 .. 2**28 - 1.
     expand
         Threshold in 0 .. 2**32: the share of seeds that bring their group; 0 is plain random masking.
     accept, take
