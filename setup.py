@@ -59,6 +59,7 @@ class CMakeBuild(build_ext):
             f"-DCORRMASK_VERSION={self.distribution.get_version()}",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={package}",
             f"-DCORRMASK_CUDA={'ON' if nvcc else 'OFF'}",
+            f"-DCORRMASK_WERROR={os.environ.get('CORRMASK_WERROR', 'OFF')}",
             f"-DCORRMASK_SANITIZE={os.environ.get('CORRMASK_SANITIZE', 'OFF')}",
         ]
         if nvcc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,20 @@ def call(op: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def require_device(op: str, tensor: torch.Tensor) -> None:
-    """Raise where the operators do not run on the device of `tensor`."""
-    if tensor.device.type in ("cpu", "meta") or (tensor.device.type == "cuda" and cuda_is_loaded):
+    """Raise where the operator does not run on the device of `tensor`."""
+    device = tensor.device.type
+    if device in ("cpu", "meta") or (device == "cuda" and _has_cuda_kernel(op)):
         return
-    if tensor.device.type == "cuda":
+    if device == "cuda" and cuda_is_loaded:
+        raise ValueError(f"corrmask.{op}: there is no CUDA kernel for it yet; pass tensors on the CPU")
+    if device == "cuda":
         raise ValueError(
             f"corrmask.{op}: this build has no CUDA operators; rebuild where nvcc is found "
             "(CORRMASK_CUDA=1 pip install .) or pass tensors on the CPU"
         )
     raise ValueError(f"corrmask.{op}: no operators for device {str(tensor.device)!r}; pass tensors on the CPU or CUDA")
+
+
+@cache
+def _has_cuda_kernel(op: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"corrmask::{op}", "CUDA")

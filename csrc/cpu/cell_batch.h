@@ -48,7 +48,8 @@ struct CellBatch {
              vocabulary,
              group_indptr.size(0) - 1,
              group_tokens.size(0)};
-    parameters = {static_cast<uint64_t>(*data<int64_t>(seed)), static_cast<uint32_t>(*data<int64_t>(epoch)),
+    parameters = {static_cast<uint64_t>(*data<int64_t>(seed)),
+                  static_cast<uint32_t>(*data<int64_t>(epoch)),
                   rate_ppm,
                   expand,
                   max_group,

@@ -1,8 +1,8 @@
 // Adds a chunk of cells to the Gram matrix of genes, its sums and its cell counts.
 //
 // Owner computes: each row of the triangle belongs to one thread and is summed over the cells in their order, so the
-// bytes do not depend on the number of threads, without atomics or copies of the matrix. Cells go in blocks that stay in
-// cache; within a block the genes are split so that every part has as many multiplications.
+// bytes do not depend on the number of threads, without atomics or copies of the matrix. Cells go in blocks that stay
+// in cache; within a block the genes are split so that every part has as many multiplications.
 #include <algorithm>
 #include <atomic>
 #include <vector>

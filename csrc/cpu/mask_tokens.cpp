@@ -17,7 +17,7 @@ std::tuple<Tensor, Tensor> mask_tokens_cpu(const Tensor& input_ids, const Tensor
                         rate_ppm, expand, accept, take, max_group, rotate);
   const CorruptionParameters corruption{mask_token_id,  gene_lo,          gene_hi,
                                         mask_threshold, random_threshold, unit_is_group};
-  Tensor corrupted = torch::stable::empty_like(input_ids);                                 // [B, L]
+  Tensor corrupted = torch::stable::empty_like(input_ids);                               // [B, L]
   Tensor labels = torch::stable::empty({batch.n_cells, batch.width}, ScalarType::Long);  // [B, L]
   int64_t* label_rows = mutable_data<int64_t>(labels);
   with_token_type(input_ids, kOp, "input_ids", [&](auto zero) {
@@ -42,4 +42,6 @@ std::tuple<Tensor, Tensor> mask_tokens_cpu(const Tensor& input_ids, const Tensor
 
 }  // namespace corrmask
 
-STABLE_TORCH_LIBRARY_IMPL(corrmask, CPU, m) { m.impl("mask_tokens", TORCH_BOX(&corrmask::mask_tokens_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(corrmask, CPU, m) {
+  m.impl("mask_tokens", TORCH_BOX(&corrmask::mask_tokens_cpu));
+}

@@ -19,8 +19,8 @@ std::tuple<Tensor, Tensor> rank_encode_cpu(const Tensor& indptr, const Tensor& i
   const int64_t n_cells = indptr.size(0) - 1, n_genes = medians.size(0);
   check(gene_tokens.size(0) == n_genes, kOp, "'gene_tokens' must be [", n_genes, "] as 'medians' is, got [",
         gene_tokens.size(0), "]");
-  const int64_t* row_start = data<int64_t>(indptr);     // [n_cells + 1]
-  const double* median = data<double>(medians);         // [n_genes]
+  const int64_t* row_start = data<int64_t>(indptr);        // [n_cells + 1]
+  const double* median = data<double>(medians);            // [n_genes]
   const int32_t* gene_token = data<int32_t>(gene_tokens);  // [n_genes]
   for (int64_t g = 0; g < n_genes; ++g) {
     check(gene_token[g] < 0 || median[g] > 0, kOp, "'medians' must be positive for every gene with a token, got ",
@@ -70,4 +70,6 @@ std::tuple<Tensor, Tensor> rank_encode_cpu(const Tensor& indptr, const Tensor& i
 
 }  // namespace corrmask
 
-STABLE_TORCH_LIBRARY_IMPL(corrmask, CPU, m) { m.impl("rank_encode", TORCH_BOX(&corrmask::rank_encode_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(corrmask, CPU, m) {
+  m.impl("rank_encode", TORCH_BOX(&corrmask::rank_encode_cpu));
+}

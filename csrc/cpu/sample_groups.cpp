@@ -20,4 +20,6 @@ Tensor sample_groups_cpu(const Tensor& input_ids, const Tensor& lengths, const T
 
 }  // namespace corrmask
 
-STABLE_TORCH_LIBRARY_IMPL(corrmask, CPU, m) { m.impl("sample_groups", TORCH_BOX(&corrmask::sample_groups_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(corrmask, CPU, m) {
+  m.impl("sample_groups", TORCH_BOX(&corrmask::sample_groups_cpu));
+}

@@ -1,5 +1,5 @@
-// The strongest partners of every gene, in one pass over the triangle of the Gram matrix for each end of an edge, without
-// the full matrix of correlations ever standing in memory.
+// The strongest partners of every gene, in one pass over the triangle of the Gram matrix for each end of an edge,
+// without the full matrix of correlations ever standing in memory.
 #include <algorithm>
 #include <tuple>
 #include <vector>
@@ -106,4 +106,6 @@ std::tuple<Tensor, Tensor> topk_edges_cpu(const Tensor& gram, const Tensor& mean
 
 }  // namespace corrmask
 
-STABLE_TORCH_LIBRARY_IMPL(corrmask, CPU, m) { m.impl("topk_edges", TORCH_BOX(&corrmask::topk_edges_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(corrmask, CPU, m) {
+  m.impl("topk_edges", TORCH_BOX(&corrmask::topk_edges_cpu));
+}

@@ -13,6 +13,8 @@ CORRMASK_HOST_DEVICE int64_t bounded(uint32_t word, int64_t n) {
 }
 
 // The event of probability threshold / 2**32: 2**32 is always, 0 never.
-CORRMASK_HOST_DEVICE bool happens(uint32_t word, int64_t threshold) { return static_cast<int64_t>(word) < threshold; }
+CORRMASK_HOST_DEVICE bool happens(uint32_t word, int64_t threshold) {
+  return static_cast<int64_t>(word) < threshold;
+}
 
 }  // namespace corrmask

@@ -15,11 +15,11 @@ struct Edge {
 
 // Room for `capacity` edges, strongest first; of equal ones the lower gene stands first, because it came first.
 struct EdgeList {
-  Edge* edges;        // [capacity]
-  int32_t capacity;   // top_k
-  int32_t size;       // edges held
-  float least;        // a candidate of this strength is admitted while there is room
-  float to_exceed;    // once full: a candidate must exceed this
+  Edge* edges;       // [capacity]
+  int32_t capacity;  // top_k
+  int32_t size;      // edges held
+  float least;       // a candidate of this strength is admitted while there is room
+  float to_exceed;   // once full: a candidate must exceed this
 
   CORRMASK_HOST_DEVICE bool admits(float strength) const {  // false for NaN
     return size < capacity ? strength >= least : strength > to_exceed;

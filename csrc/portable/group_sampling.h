@@ -67,14 +67,10 @@ CORRMASK_HOST_DEVICE void clear_present(const CellScratch& scratch, int64_t toke
 // Fills owner[0 .. length-1], which arrives as kVisible everywhere. A token outside the vocabulary is ineligible and
 // reported; so is a group or member outside the table.
 template <class Token>
-CORRMASK_HOST_DEVICE int sample_groups_in_cell(
-    const Token* tokens,  // [length]
-    int64_t length,
-    uint64_t cell,
-    const GroupTable& table,
-    const SamplingParameters& parameters,
-    const CellScratch& scratch,
-    int32_t* owner  // [length]
+CORRMASK_HOST_DEVICE int sample_groups_in_cell(const Token* tokens,  // [length]
+                                               int64_t length, uint64_t cell, const GroupTable& table,
+                                               const SamplingParameters& parameters, const CellScratch& scratch,
+                                               int32_t* owner  // [length]
 ) {
   int fault = kSound;
   int64_t n_eligible = 0;

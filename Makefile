@@ -1,0 +1,42 @@
+# Everything a newcomer needs: `make demo` and `make test` set up what they use on a machine with Python >= 3.11, a C++
+# compiler and make. Run again, they start at once.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export CORRMASK_WERROR ?= ON
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh') CMakeLists.txt setup.py
+
+.PHONY: demo test lint build format clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.built  ## all of it on real cells, ending in demo/index.html
+	$(BIN)/corrmask demo -o demo --overwrite
+
+test: lint  ## formatters, linters, types, then the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.built
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pre-commit run --all-files
+
+build: $(VENV)/.built  ## (re)build the native libraries where csrc/ changed
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "corrmask needs Python >= 3.11, $(PYTHON) is older: make PYTHON=python3.12 ..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch numpy setuptools pybind11 cmake ninja
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --quiet --constraint constraints.txt \
+		--no-build-isolation --editable '.[train,eval,dev]'
+	touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(SOURCES)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python setup.py --quiet build_ext --inplace
+	touch $@
+
+clean:
+	rm -rf build demo corrmask/*.so $(VENV)
