@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 import typer
 
+from corrmask.cli.audit import audit
 from corrmask.cli.console import err
 from corrmask.cli.evaluate import app as evaluate_app
 from corrmask.cli.graph import graph
@@ -66,6 +67,7 @@ def commands() -> None:
 app.command()(simulate)
 app.command()(tokenize)
 app.command()(graph)
+app.command()(audit)
 
 
 if __name__ == "__main__":

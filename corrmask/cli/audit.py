@@ -1,0 +1,186 @@
+"""`corrmask audit`: the masks of all arms on the same held-out cells."""
+
+from __future__ import annotations
+
+import json as json_format
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from corrmask.cli import console
+from corrmask.errors import InputError
+from corrmask.files import check_output, replacing
+
+if TYPE_CHECKING:
+    from corrmask.audit import AuditReport
+    from corrmask.graph import GeneGraph
+    from corrmask.vocabulary import Vocabulary
+
+
+def audit(
+    corpus: Annotated[Path, typer.Option(help="The corpus folder.")],
+    graph: Annotated[Path, typer.Option(help="The dependency graph, by which leakage is judged.")],
+    arms: Annotated[str, typer.Option(help="Masks to look at.")] = "random,weighted,corr,module,rewired",
+    rate: Annotated[float, typer.Option(help="Share of each cell's genes that is masked.")] = 0.15,
+    expand: Annotated[float, typer.Option(help="Share of seeds that bring their group.")] = 1.0,
+    max_group: Annotated[
+        int | None, typer.Option(help="Most genes that a seed may bring (no limit).", show_default=False)
+    ] = None,
+    max_len: Annotated[int, typer.Option(help="Most tokens of a cell.")] = 2048,
+    held_out: Annotated[
+        float, typer.Option(help="Share of cells held out, as in pretrain with the same --seed.")
+    ] = 0.1,
+    cells: Annotated[int, typer.Option(help="Most held-out cells looked at.")] = 2000,
+    epochs: Annotated[int, typer.Option(help="Masks drawn for each cell.")] = 4,
+    thresholds: Annotated[str, typer.Option(help="|r| from which a partner counts.")] = "0.1,0.3",
+    min_cells: Annotated[int, typer.Option(help="Genes in fewer cells are left out of mask frequencies.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of the split, the choice of cells and the masks.")] = 0,
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="For a corpus without one: vocabulary.json or a token dictionary (.pkl, .json).")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder to write: audit.json and plots (PNG, SVG).")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document in place of tables.")] = False,
+) -> None:
+    """Look at masks before training on them: rate, 80/10/10, leakage, mask frequency of genes, groups.
+
+    Leakage is the share of masked genes with a visible partner in the same cell: a gene that shares an edge of the
+    graph with it. Masked positions are not visible, whatever they show.
+
+    Example: [bold]corrmask audit --corpus corpus --graph graph.h5ad -o audit[/bold]
+    """
+    if output is not None:
+        check_output(output, overwrite=overwrite)
+    levels = _numbers(thresholds)
+
+    from corrmask.audit import audit as look
+    from corrmask.corpus import Corpus
+    from corrmask.graph import GeneGraph
+
+    dependency = GeneGraph.read(graph)
+    with console.progress() as progress:
+        report = look(
+            Corpus.open(corpus, None if vocabulary is None else _vocabulary(vocabulary)),
+            dependency,
+            arms=[arm.strip() for arm in arms.split(",") if arm.strip()],
+            rate=rate,
+            expand=expand,
+            max_group=max_group,
+            max_len=max_len,
+            held_out=held_out,
+            cells=cells,
+            epochs=epochs,
+            thresholds=levels,
+            min_cells=min_cells,
+            seed=seed,
+            progress=progress,
+        )
+    document = report.to_dict()
+    if output is not None:
+        _write(report, dependency, document, output, overwrite)
+    if json:
+        console.print_json(document)
+    else:
+        _print(document)
+        if output is not None:
+            console.out.print(f"written: {output} (audit.json and plots)", markup=False)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--thresholds takes numbers between commas, such as 0.1,0.3, got {text!r}") from None
+
+
+def _vocabulary(path: Path) -> Vocabulary:
+    from corrmask.geneformer import load_vocabulary
+    from corrmask.vocabulary import FILE_NAME, Vocabulary
+
+    return Vocabulary.load(path) if path.is_dir() or path.name == FILE_NAME else load_vocabulary(path)
+
+
+def _write(report: AuditReport, graph: GeneGraph, document: dict[str, Any], output: Path, overwrite: bool) -> None:
+    from corrmask import plots
+
+    figures = {
+        "degree": plots.degree(graph),
+        "leakage": plots.leakage(document),
+        "leakage_standardised": plots.leakage(document, measure="standardised"),
+        "mask_frequency": plots.mask_frequency(document),
+        "group_sizes": plots.group_sizes(document),
+    }
+    with replacing(output, overwrite=overwrite) as folder:
+        folder.mkdir()
+        (folder / "audit.json").write_text(json_format.dumps(document, indent=2, allow_nan=False) + "\n")
+        for name, ax in figures.items():
+            for suffix in ("png", "svg"):
+                plots.save(ax, folder / f"{name}.{suffix}")
+
+
+def _print(document: dict[str, Any]) -> None:
+    settings, cells, arms = document["settings"], document["cells"], document["arms"]
+    masks = Table(
+        title=f"{cells['audited']:,} of {cells['held_out']:,} held-out cells, {settings['epochs']} masks of each"
+    )
+    for heading in (
+        "arm",
+        "rate",
+        "shown: mask / gene / same",
+        "groups\nper cell",
+        "genes per\ngroup",
+        "alone",
+        "cells/s",
+    ):
+        masks.add_column(heading, justify="left" if heading == "arm" else "right")
+    leaks = Table(
+        title="leakage: masked genes with a visible partner",
+        caption="could: with any partner in the cell; standardised: genes counted as often as they are present",
+    )
+    leaks.add_column("arm")
+    for threshold in settings["thresholds"]:
+        for heading in (f"|r| ≥ {threshold:g}", "could", "standardised"):
+            leaks.add_column(heading, justify="right")
+    for name, arm in arms.items():
+        shown = " / ".join(f"{100 * one['share']:.1f}" for one in arm["shown"].values())
+        groups = arm["groups"]
+        figures = [
+            f"{groups['per_cell']['mean']:.1f}",
+            f"{groups['size']['mean']:.1f}",
+            _percent(groups["masked_alone"]),
+        ]
+        masks.add_row(name, f"{arm['rate']['realised']:.2%}", shown, *figures, f"{arm['cells_per_second']:,.0f}")
+        keys = ("share", "partner_in_cell", "standardised")
+        leaks.add_row(name, *(_percent(row[key]) for row in arm["leakage"] for key in keys))
+    console.out.print(masks)
+    console.out.print(leaks)
+    first = next(iter(arms.values()))["mask_frequency"]
+    by_gene = Table(title=f"mask frequency of {first['genes']:,} genes, each in {settings['min_cells']} cells or more")
+    for heading in ("arm", "5 %", "25 %", "median", "75 %", "95 %", "most"):
+        by_gene.add_column(heading, justify="left" if heading == "arm" else "right")
+    by_gene.add_column("masked most")
+    by_gene.add_column("masked least")
+    for name, arm in arms.items():
+        frequency = arm["mask_frequency"]
+        quantiles = [_percent(frequency[key]) for key in ("q5", "q25", "q50", "q75", "q95", "max")]
+        by_gene.add_row(name, *quantiles, _names(frequency["most_masked"]), _names(frequency["least_masked"]))
+    console.out.print(by_gene)
+    for name, arm in arms.items():
+        if off := arm["rate"]["cells_off_budget"]:
+            console.note(f"{name}: {off:,} cells miss the budget of masked genes")
+    weakest = document["graph"]["weakest_edge"]
+    if weakest is not None and weakest > min(settings["thresholds"]) + 0.05:
+        console.note(f"the weakest edge of the graph has |r| = {weakest:.2f}: what is weaker cannot count as leaking")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _names(rows: list[dict[str, Any]]) -> str:
+    return escape(", ".join(row["gene"] for row in rows[:3]))
