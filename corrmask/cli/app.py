@@ -11,8 +11,10 @@ import typer
 
 from corrmask.cli.audit import audit
 from corrmask.cli.console import err
+from corrmask.cli.embed import embed
 from corrmask.cli.evaluate import app as evaluate_app
 from corrmask.cli.graph import graph
+from corrmask.cli.pretrain import pretrain
 from corrmask.cli.simulate import simulate
 from corrmask.cli.tokenize import tokenize
 from corrmask.errors import InputError
@@ -67,6 +69,8 @@ def commands() -> None:
 app.command()(simulate)
 app.command()(tokenize)
 app.command()(graph)
+app.command()(pretrain)
+app.command()(embed)
 app.command()(audit)
 
 

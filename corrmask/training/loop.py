@@ -1,0 +1,252 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from corrmask.arms import make_masker
+from corrmask.corpus import Corpus, split_cells
+from corrmask.errors import InputError
+from corrmask.graph import GeneGraph
+from corrmask.model import build_model
+from corrmask.progress import Progress, silent
+from corrmask.training import output as run_folder
+from corrmask.training.checkpoint import newest_checkpoint, read_checkpoint, remove_leftovers, write_checkpoint
+from corrmask.training.log import Log, read_metrics
+from corrmask.training.schedule import batches_per_epoch, expand_share, shuffled
+from corrmask.training.settings import Settings, graph_hash, plain
+from corrmask.training.step import build_optimizer, update
+from corrmask.training.validation import Validation
+from corrmask.vocabulary import Vocabulary
+
+
+def pretrain(
+    corpus: Corpus | str | Path,
+    output: str | Path,
+    settings: Settings | None = None,
+    *,
+    graph: GeneGraph | str | Path | None = None,
+    vocabulary: Vocabulary | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Train a BERT on masked genes.
+
+    The weights are a pure function of settings, corpus and graph, on the CPU with the same number of threads (and the
+    same versions): a run killed at any step and resumed ends with the same bytes as one never killed. Cells without
+    tokens are left out.
+
+    Parameters
+    ----------
+    corpus
+        Tokenised cells, or their folder.
+    output
+        Folder to write; `transformers.BertForMaskedLM.from_pretrained` opens it once the run has finished.
+    settings
+        By default ``Settings()``.
+    graph
+        Dependency graph, or its file; every mask but "random" needs one.
+    vocabulary
+        For a corpus without ``vocabulary.json``.
+    resume
+        Go on from the newest whole checkpoint, if there is one, else start. A finished run is left as it is.
+    overwrite
+        Replace an earlier run.
+    progress
+        Called as progress("pretrain", updates done, updates) and progress("validate", cells done, cells).
+
+    Returns
+    -------
+    dict
+        What ``training.json`` holds, JSON-safe.
+
+    Raises
+    ------
+    InputError
+        A setting out of range, an input that cannot be read, an output that exists, a run that cannot be resumed with
+        these settings, or a loss that is no number any more.
+    """
+    settings = Settings() if settings is None else settings
+    settings.check()
+    if graph is None and settings.mask != "random":
+        raise InputError(f"mask {settings.mask!r} needs a graph; write one with `corrmask graph` and give it (--graph)")
+    with run_folder.opened(output, resume=resume, overwrite=overwrite) as folder:
+        return _Run(corpus, folder, settings, graph, vocabulary, resume).train(progress)
+
+
+class _Run:
+    """One run: everything is prepared and checked here, before the folder is changed."""
+
+    def __init__(
+        self,
+        corpus: Corpus | str | Path,
+        folder: Path,
+        settings: Settings,
+        graph: GeneGraph | str | Path | None,
+        vocabulary: Vocabulary | None,
+        resume: bool,
+    ) -> None:
+        self.folder = folder
+        self.corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus, vocabulary)
+        if settings.mask == "random":
+            graph = None
+        elif not isinstance(graph, GeneGraph):
+            assert graph is not None
+            graph = GeneGraph.read(graph)
+        n_cells = self.corpus.n_cells
+        train, held_out = split_cells(n_cells, settings.held_out, settings.seed)
+        self.train_rows, self.held_out = (rows[self.corpus.lengths[rows] > 0] for rows in (train, held_out))
+        if len(self.train_rows) == 0:
+            raise InputError(f"corpus of {n_cells:,} cells: none of those to train on has a token; give another corpus")
+        self.per_epoch = batches_per_epoch(len(self.train_rows), settings.batch_size)
+
+        earlier = run_folder.read_record(folder) if resume and run_folder.is_run(folder) else None
+        newest = None if earlier is None else newest_checkpoint(folder)
+        self.finished = earlier is not None and run_folder.is_finished(folder)
+        # A run without a whole checkpoint starts anew, so there is nothing that other settings could spoil.
+        goes_on = earlier if newest is not None or self.finished else None
+        if goes_on is not None and settings.threads is None:
+            settings = replace(settings, threads=goes_on["settings"].get("threads"))
+        self.settings = settings = settings.resolve(self.per_epoch)
+        assert settings.steps is not None
+        self.steps: int = settings.steps
+        self.device = torch.device(settings.device)
+        inputs = {
+            "corpus": self.corpus.hash,
+            "vocabulary": self.corpus.vocabulary.hash,
+            "graph": graph_hash(graph),
+            "graph_provenance": plain(graph.provenance) if graph is not None else None,
+        }
+        if goes_on is not None:
+            run_folder.check_same(folder, goes_on, settings, inputs)
+        self.start: int = 0 if newest is None else newest[0]
+        self.checkpoint: Path | None = None if newest is None else newest[1]
+        self.masker = make_masker(
+            settings.mask,
+            graph=graph,
+            corpus=self.corpus,
+            rows=self.train_rows,
+            max_len=settings.max_len,
+            rate=settings.rate,
+            expand=settings.expand,
+            max_group=settings.max_group,
+            seed=settings.seed,
+        )
+        validated = self.held_out
+        if settings.validate_cells:
+            drawn = shuffled(self.held_out, seed=settings.seed, epoch=0)[: settings.validate_cells]
+            validated = np.sort(drawn)
+        self.validation = Validation(self.corpus, validated, settings) if len(validated) else None
+        sessions = [] if goes_on is None else goes_on["sessions"]
+        self.record: dict[str, Any] = {
+            "format": 1,
+            "finished": False,
+            "settings": settings.to_dict(),
+            "inputs": inputs,
+            "cells": {
+                "corpus": n_cells,
+                "train": len(self.train_rows),
+                "held_out": len(self.held_out),
+                "validated": len(validated),
+                "without_tokens": int((self.corpus.lengths == 0).sum()),
+                "cut_to_max_len": int((self.corpus.lengths > settings.max_len).sum()),
+            },
+            "steps_per_epoch": self.per_epoch,
+            "sessions": [*sessions, {"from_step": self.start, "versions": run_folder.versions()}],
+        }
+        if self.finished and goes_on is not None:
+            self.record = goes_on
+
+    def train(self, progress: Progress) -> dict[str, Any]:
+        """Go through the updates that are left."""
+        if self.finished:
+            return self.record
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.settings.threads or threads)
+        try:
+            # Dropout draws from torch's generator, which is seeded at each update and left as the caller had it.
+            with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+                return self._train(progress)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _train(self, progress: Progress) -> dict[str, Any]:
+        settings = self.settings
+        model = build_model(
+            self.corpus.vocabulary,
+            layers=settings.layers,
+            hidden=settings.hidden,
+            heads=settings.heads,
+            intermediate=settings.intermediate,
+            max_len=settings.max_len,
+            dropout=settings.dropout,
+            seed=settings.seed,
+        ).to(self.device)
+        optimizer = build_optimizer(model, settings)
+        if self.checkpoint is None:
+            run_folder.clear(self.folder)
+        else:
+            read_checkpoint(self.checkpoint, model, optimizer)
+            remove_leftovers(self.folder, self.start)
+        self.record["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+        run_folder.write_record(self.folder, self.record)
+        model.train()
+        validate_every = settings.validate_every or self.steps
+        checkpoint_every = settings.checkpoint_every or self.steps
+        order, order_epoch = np.zeros(0, np.int64), -1
+        checkpoint = self.checkpoint
+        with Log(self.folder, None if checkpoint is None else self.start) as log:
+            if self.validation is not None and self.start == 0:
+                log.write("validation", 0, self.validation(model, self.device, progress))
+            progress("pretrain", self.start, self.steps)
+            for step in range(self.start, self.steps):
+                started = time.perf_counter()
+                epoch, place = divmod(step, self.per_epoch)
+                if epoch != order_epoch:
+                    order, order_epoch = shuffled(self.train_rows, seed=settings.seed, epoch=epoch), epoch
+                rows = order[place * settings.batch_size : (place + 1) * settings.batch_size]
+                batch = self.corpus.batch(rows, settings.max_len)
+                have_cells = time.perf_counter()
+                if settings.expand_from is not None:
+                    assert settings.expand_steps is not None
+                    self.masker.expand = expand_share(
+                        step, first=settings.expand_from, last=settings.expand, steps=settings.expand_steps
+                    )
+                input_ids, labels = self.masker(*batch, epoch=epoch)
+                have_masks = time.perf_counter()
+                values = update(model, optimizer, step, input_ids, labels, batch.lengths, settings)
+                seconds = time.perf_counter() - started
+                tokens = int(batch.lengths.sum())
+                values |= {
+                    "epoch": epoch,
+                    "expand": self.masker.expand,
+                    "cells": len(rows),
+                    "tokens": tokens,
+                    "seconds": seconds,
+                    "cells_per_second": len(rows) / seconds,
+                    "tokens_per_second": tokens / seconds,
+                    "data_share": (have_cells - started) / seconds,
+                    "mask_share": (have_masks - have_cells) / seconds,
+                }
+                done = step + 1
+                log.write("train", done, values)
+                progress("pretrain", done, self.steps)
+                if self.validation is not None and (done % validate_every == 0 or done == self.steps):
+                    log.write("validation", done, self.validation(model, self.device, progress))
+                if done % checkpoint_every == 0 or done == self.steps:
+                    log.sync()
+                    checkpoint = write_checkpoint(
+                        self.folder, done, model, optimizer, self.corpus.vocabulary, keep=settings.keep
+                    )
+        assert checkpoint is not None
+        validations = [line for line in read_metrics(self.folder) if line["kind"] == "validation"]
+        self.record |= {"finished": True, "validation": validations[-1] if validations else None}
+        run_folder.finish(self.folder, checkpoint, self.record)
+        return self.record

@@ -1,0 +1,203 @@
+"""What a run is asked to do, checked before any work."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from corrmask.arms import ARMS
+from corrmask.errors import InputError
+from corrmask.graph import GeneGraph
+from corrmask.model import choose_device
+
+# These decide what is written beside the weights, and when; a run may be resumed with others.
+_WITHOUT_EFFECT = ("validate_every", "validate_cells", "checkpoint_every", "keep")
+_WHOLE = {
+    "steps": 1,
+    "epochs": 1,
+    "batch_size": 1,
+    "warmup": 0,
+    "layers": 1,
+    "hidden": 1,
+    "heads": 1,
+    "intermediate": 1,
+    "max_len": 1,
+    "expand_steps": 1,
+    "max_group": 1,
+    "validate_every": 1,
+    "validate_cells": 0,
+    "checkpoint_every": 1,
+    "keep": 1,
+    "threads": 1,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a pre-training run. The default shape is Geneformer's of 10 M parameters.
+
+    Attributes
+    ----------
+    mask
+        "random", "weighted", "corr", "module" or "rewired"; all but "random" need a graph.
+    steps, epochs
+        Updates, or passes over the training cells; one of both, 3 epochs by default.
+    batch_size
+        Cells of an update.
+    lr
+        Largest learning rate.
+    warmup
+        Updates of the linear warm-up, a tenth of all by default; a linear decay follows.
+    weight_decay
+        Of AdamW (betas 0.9 and 0.999, eps 1e-8); biases and LayerNorm have none.
+    clip
+        Largest norm of the gradient; 0 does not clip.
+    layers, hidden, heads, intermediate, max_len, dropout
+        Shape of the model; `max_len` is the most tokens of a cell.
+    rate, expand, max_group
+        Of `corrmask.CorrMasker`.
+    expand_from, expand_steps
+        `expand` rises linearly from `expand_from` and stands at its own value from update `expand_steps` on (by default
+        the last).
+    held_out
+        Share of the cells that are held out for validation.
+    validate_every, validate_cells
+        Validation at step 0, after every so many updates (a tenth of all by default) and at the end; on so many
+        held-out cells, drawn once by seed, 0 for all of them.
+    checkpoint_every, keep
+        A checkpoint after every so many updates (by default a tenth of all, at most 1,000), of which the last `keep`
+        stay; and one at the end.
+    seed
+        Of split, weights, order, masks and dropout: 0 .. 2**63 - 1.
+    device, precision, threads
+        "auto" is CUDA where there is one, and bf16 autocast where CUDA has it, else fp32. `threads` of torch.
+    """
+
+    mask: str = "corr"
+    steps: int | None = None
+    epochs: int | None = None
+    batch_size: int = 32
+    lr: float = 5e-4
+    warmup: int | None = None
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    layers: int = 6
+    hidden: int = 256
+    heads: int = 4
+    intermediate: int = 512
+    max_len: int = 2048
+    dropout: float = 0.02
+    rate: float = 0.15
+    expand: float = 1.0
+    expand_from: float | None = None
+    expand_steps: int | None = None
+    max_group: int | None = None
+    held_out: float = 0.05
+    validate_every: int | None = None
+    validate_cells: int = 4096
+    checkpoint_every: int | None = None
+    keep: int = 2
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    threads: int | None = None
+
+    def check(self) -> None:
+        """Raise InputError, one line, for a setting out of range or two that exclude each other."""
+        if self.mask not in ARMS:
+            raise InputError(f"mask {self.mask!r} is unknown; choose one of {', '.join(ARMS)}")
+        if self.steps is not None and self.epochs is not None:
+            raise InputError("'steps' and 'epochs' exclude each other; give one of them")
+        for name, least in _WHOLE.items():
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise InputError(f"{name!r} must be a whole number of at least {least}, got {value!r}")
+        for name, low, high in (("rate", 1e-6, 1), ("expand", 0, 1), ("expand_from", 0, 1)):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise InputError(f"{name!r} must be in {low} .. {high}, got {value}")
+        for name in ("dropout", "held_out"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name!r} must be at least 0 and below 1, got {getattr(self, name)}")
+        if not 0 < self.lr < float("inf"):
+            raise InputError(f"'lr' must be positive, got {self.lr}")
+        for name in ("weight_decay", "clip"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"{name!r} must be at least 0, got {getattr(self, name)}")
+        if self.hidden % self.heads:
+            raise InputError(f"'hidden' must be a multiple of 'heads', got {self.hidden} and {self.heads}")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"'seed' must be in 0 .. 2**63 - 1, got {self.seed}")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise InputError(f"'precision' must be auto, fp32 or bf16, got {self.precision!r}")
+        if self.expand_from is None and self.expand_steps is not None:
+            raise InputError("'expand_steps' needs 'expand_from', from which the schedule starts")
+        if self.expand_from is not None and self.mask in ("random", "weighted"):
+            raise InputError(
+                f"'expand_from' has no meaning for mask {self.mask!r}, which brings no groups; leave it out"
+            )
+
+    def resolve(self, per_epoch: int) -> Settings:
+        """All that was left open filled in: `epochs` became `steps`, given the batches of an epoch."""
+        steps = self.steps if self.steps is not None else per_epoch * (3 if self.epochs is None else self.epochs)
+        tenth = max(1, steps // 10)
+        warmup = steps // 10 if self.warmup is None else self.warmup
+        if warmup >= steps:
+            raise InputError(f"'warmup' must be less than the {steps} steps, got {warmup}")
+        device = choose_device(self.device)
+        precision = self.precision
+        if precision == "auto":
+            precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        return replace(
+            self,
+            steps=steps,
+            epochs=None,
+            warmup=warmup,
+            expand_steps=steps if self.expand_from is not None and self.expand_steps is None else self.expand_steps,
+            validate_every=tenth if self.validate_every is None else self.validate_every,
+            checkpoint_every=min(1000, tenth) if self.checkpoint_every is None else self.checkpoint_every,
+            device=device.type if device.index is None else str(device),
+            precision=precision,
+            threads=torch.get_num_threads() if self.threads is None else self.threads,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe, in the order of the attributes."""
+        return asdict(self)
+
+
+def difference(recorded: dict[str, Any], settings: Settings) -> str | None:
+    """The first setting that changes the result and differs from the recorded one, in words; None if none does."""
+    for one in fields(settings):
+        name, value = one.name, getattr(settings, one.name)
+        if name not in _WITHOUT_EFFECT and recorded.get(name) != value:
+            return f"{name!r} was {recorded.get(name)!r} and is now {value!r}"
+    return None
+
+
+def graph_hash(graph: GeneGraph | None) -> str | None:
+    """Hash of a graph's genes and edges."""
+    if graph is None:
+        return None
+    digest = hashlib.blake2b("\0".join(map(str, graph.var_names)).encode(), digest_size=16)
+    for part in (graph.indptr.astype(np.int64), graph.indices.astype(np.int32), graph.weights.astype(np.float32)):
+        digest.update(part.tobytes())
+    return digest.hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """What a graph's file gave back as provenance, as JSON takes it."""
+    if isinstance(value, dict):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [plain(one) for one in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)

@@ -1,0 +1,106 @@
+"""One update of the weights."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from corrmask.errors import InputError
+from corrmask.model import attention_mask
+from corrmask.training.schedule import dropout_seed, learning_rate
+from corrmask.training.settings import Settings
+
+
+def build_optimizer(model: Any, settings: Settings) -> torch.optim.AdamW:
+    """AdamW; biases and LayerNorm, which are the parameters of one dimension, do not decay."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [one for one in parameters if one.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.999), eps=1e-8)
+
+
+def autocast(settings: Settings, device: torch.device) -> AbstractContextManager[Any]:
+    """bf16 autocast where the settings say so."""
+    if settings.precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def masked_logits(model: Any, input_ids: Tensor, labels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [n_masked, V] and labels [n_masked] at masked positions alone.
+
+    The head is by far the widest layer, and what it gives at visible positions enters no loss.
+    """
+    hidden = model.bert(input_ids=input_ids, attention_mask=attention_mask(lengths, input_ids.shape[1]))[0]
+    masked = labels != -100
+    return model.cls(hidden[masked]), labels[masked]
+
+
+def update(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    input_ids: Tensor,
+    labels: Tensor,
+    lengths: Tensor,
+    settings: Settings,
+) -> dict[str, Any]:
+    """Update the weights once, as a pure function of them, the optimizer's state and the arguments.
+
+    Parameters
+    ----------
+    model, optimizer
+        Changed in place.
+    step
+        0 .. steps - 1.
+    input_ids, labels
+        int64 [B, L], masked.
+    lengths
+        int64 [B].
+    settings
+        Resolved.
+
+    Returns
+    -------
+    dict
+        loss (nats per masked gene), lr, grad_norm (before clipping), masked (genes).
+
+    Raises
+    ------
+    InputError
+        The loss or the gradient is no number any more; the weights are as they were.
+    """
+    assert settings.steps is not None
+    assert settings.warmup is not None
+    device = next(model.parameters()).device
+    rate = learning_rate(step, peak=settings.lr, warmup=settings.warmup, steps=settings.steps)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    torch.manual_seed(dropout_seed(step, seed=settings.seed))
+    with autocast(settings, device):
+        logits, targets = masked_logits(model, input_ids.to(device), labels.to(device), lengths.to(device))
+    # Over max(1, n): a batch may hold nothing but special tokens.
+    loss = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum") / max(1, len(targets))
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip if settings.clip > 0 else math.inf)
+    values = {"loss": loss.item(), "lr": rate, "grad_norm": norm.item(), "masked": len(targets)}
+    check_finite(f"step {step + 1}", loss=values["loss"], grad_norm=values["grad_norm"])
+    optimizer.step()
+    return values
+
+
+def check_finite(when: str, **values: float) -> None:
+    """Raise InputError where a value is no number any more."""
+    if not all(math.isfinite(value) for value in values.values()):
+        found = ", ".join(f"{name} {value}" for name, value in values.items())
+        raise InputError(
+            f"training diverged at {when} ({found}); start anew with a smaller --lr, a longer --warmup or "
+            "--precision fp32"
+        )

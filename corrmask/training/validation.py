@@ -1,0 +1,70 @@
+"""The score by which arms compare: randomly masked genes of held-out cells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from corrmask.arms import make_masker
+from corrmask.corpus import Corpus
+from corrmask.masking import CorrMasker
+from corrmask.progress import Progress
+from corrmask.training.settings import Settings
+from corrmask.training.step import autocast, check_finite, masked_logits
+
+_SEED = 0  # fixed: the same masks for every arm, every run and every step
+
+
+class Validation:
+    """Loss and accuracy on the same masked cells, however the model is trained.
+
+    Parameters
+    ----------
+    corpus, rows
+        Held-out cells, at least one.
+    settings
+        Mask rate, batch size and `max_len`.
+    """
+
+    def __init__(self, corpus: Corpus, rows: np.ndarray, settings: Settings) -> None:
+        self._corpus = corpus
+        self._settings = settings
+        self._rows = rows[np.argsort(corpus.lengths[rows], kind="stable")]  # like lengths together: less padding
+        self._masker: CorrMasker = make_masker(
+            "random",
+            graph=None,
+            corpus=corpus,
+            rows=rows,
+            max_len=settings.max_len,
+            rate=settings.rate,
+            seed=_SEED,
+        )
+
+    @torch.no_grad()
+    def __call__(self, model: Any, device: torch.device, progress: Progress) -> dict[str, float]:
+        """Mean cross entropy (nats) and share of right guesses, over all masked genes of all cells."""
+        total = torch.zeros((), dtype=torch.float64)
+        right = n_masked = 0
+        training = model.training
+        model.eval()
+        try:
+            size = self._settings.batch_size
+            for start in range(0, len(self._rows), size):
+                batch = self._corpus.batch(self._rows[start : start + size], self._settings.max_len)
+                input_ids, labels = self._masker(*batch, epoch=0)
+                with autocast(self._settings, device):
+                    logits, targets = masked_logits(
+                        model, input_ids.to(device), labels.to(device), batch.lengths.to(device)
+                    )
+                losses = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+                total += losses.double().sum().cpu()
+                right += int((logits.argmax(-1) == targets).sum())
+                n_masked += len(targets)
+                progress("validate", min(start + size, len(self._rows)), len(self._rows))
+        finally:
+            model.train(training)
+        check_finite("validation", loss=float(total))
+        n = max(1, n_masked)
+        return {"loss": float(total) / n, "accuracy": right / n, "cells": len(self._rows), "masked": n_masked}

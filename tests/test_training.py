@@ -1,0 +1,297 @@
+"""Pre-training: schedules, what is learned, what is logged, what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+pytest.importorskip("datasets")
+pytest.importorskip("tensorboard")
+
+import tiny_models as tiny
+from transformers import BertForMaskedLM
+
+from corrmask.arms import ARMS, make_masker
+from corrmask.cli.app import main
+from corrmask.corpus import Corpus, split_cells
+from corrmask.errors import InputError
+from corrmask.model import attention_mask, build_model
+from corrmask.training import Settings, pretrain
+from corrmask.training.log import read_metrics
+from corrmask.training.schedule import batches_per_epoch, dropout_seed, expand_share, learning_rate, shuffled
+from corrmask.training.step import build_optimizer, masked_logits
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return tiny.write_inputs(tmp_path_factory.mktemp("inputs"), tiny.cells(empty=(5, 64)))
+
+
+def lines(folder, kind):
+    return [line for line in read_metrics(folder) if line["kind"] == kind]
+
+
+def test_learning_rate():
+    rates = [learning_rate(step, peak=8.0, warmup=4, steps=8) for step in range(8)]
+    assert rates == [2.0, 4.0, 6.0, 8.0, 8.0, 6.0, 4.0, 2.0]
+    assert [learning_rate(step, peak=3.0, warmup=0, steps=3) for step in range(3)] == [3.0, 2.0, 1.0]
+
+
+def test_expand_share():
+    assert [expand_share(step, first=0.0, last=1.0, steps=4) for step in range(6)] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    assert expand_share(1, first=0.5, last=0.25, steps=2) == 0.375
+
+
+def test_order_is_a_pure_function_of_seed_and_epoch():
+    rows = np.array([40, 3, 7, 2**40, 12, 9])
+    first = shuffled(rows, seed=1, epoch=0)
+    assert sorted(first) == sorted(rows)
+    np.testing.assert_array_equal(first, shuffled(rows[::-1], seed=1, epoch=0))
+    many = np.arange(1000)
+    orders = [shuffled(many, seed=seed, epoch=epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (2**62, 2**27))]
+    for i, one in enumerate(orders):
+        assert sorted(one) == list(many)
+        assert all((one != other).any() for other in orders[:i])
+    # two cells stand in the same order whatever others there are
+    some = many[::3]
+    np.testing.assert_array_equal(orders[0][np.isin(orders[0], some)], shuffled(some, seed=0, epoch=0))
+
+
+def test_dropout_seeds_differ_and_repeat():
+    seeds = [dropout_seed(step, seed=seed) for step in range(50) for seed in (0, 1)]
+    assert len(set(seeds)) == 100
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert dropout_seed(7, seed=1) == seeds[15]
+
+
+def test_batches_per_epoch():
+    assert [batches_per_epoch(n, 16) for n in (1, 15, 16, 31, 32)] == [1, 1, 1, 1, 2]
+
+
+def test_loss_at_masked_positions_is_that_of_the_whole_model(inputs):
+    corpus = Corpus.open(inputs[0])
+    model = build_model(corpus.vocabulary, **{k: tiny.SHAPE[k] for k in ("layers", "hidden", "heads", "intermediate")},
+                        max_len=32, dropout=0.0, seed=0).eval()  # fmt: skip
+    batch = corpus.batch(np.arange(5), 32)
+    masker = make_masker("random", graph=None, corpus=corpus, rows=np.arange(5), max_len=32)
+    input_ids, labels = masker(*batch)
+    with torch.no_grad():
+        logits, targets = masked_logits(model, input_ids, labels, batch.lengths)
+        whole = model(input_ids, attention_mask=attention_mask(batch.lengths, input_ids.shape[1]), labels=labels)
+    # float32 sums of a few dozen terms of size 5, in another order
+    assert float(torch.nn.functional.cross_entropy(logits, targets)) == pytest.approx(float(whole.loss), rel=1e-5)
+
+
+def test_biases_and_layer_norm_do_not_decay(inputs):
+    corpus = Corpus.open(inputs[0])
+    model = build_model(corpus.vocabulary, layers=1, hidden=32, heads=2, intermediate=64, max_len=32, dropout=0, seed=0)
+    decayed, kept = build_optimizer(model, tiny.settings(weight_decay=0.3)).param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert {names[id(one)] for one in kept["params"]} == {
+        name for name in names.values() if name.endswith("bias") or "LayerNorm" in name
+    }
+    assert len(decayed["params"]) + len(kept["params"]) == len(names)
+
+
+def test_the_model_learns_from_context(inputs, tmp_path):
+    state = torch.get_rng_state()
+    record = pretrain(inputs[0], tmp_path / "m", tiny.settings(mask="random", steps=200, checkpoint_every=200, lr=1e-2))
+    assert torch.equal(torch.get_rng_state(), state)
+    start, *_, end = lines(tmp_path / "m", "validation")
+    assert start["loss"] == pytest.approx(math.log(64), abs=0.3)
+    # frequencies alone give ln 60 = 4.09; the kind of cell, seen in the visible genes, takes away ln 2
+    assert end["loss"] < math.log(60) - 0.8 * math.log(2)
+    assert record["validation"] == end
+    assert record["cells"]["without_tokens"] == 2
+    assert record["cells"]["train"] + record["cells"]["held_out"] == 118
+
+
+def test_every_arm_starts_from_the_same_validation(inputs, tmp_path):
+    starts = []
+    for mask in ARMS:
+        pretrain(inputs[0], tmp_path / mask, tiny.settings(mask=mask, steps=1), graph=inputs[1])
+        starts.append(lines(tmp_path / mask, "validation")[0])
+    assert starts[0]["masked"] > 0
+    assert all(start == starts[0] for start in starts)
+
+
+def test_what_a_run_leaves(inputs, tmp_path):
+    folder = tmp_path / "m"
+    called = []
+    record = pretrain(
+        inputs[0],
+        folder,
+        tiny.settings(expand_from=0.0, expand_steps=4, validate_every=5),
+        graph=inputs[1],
+        progress=lambda *call: called.append(call),
+    )
+    assert record == json.loads((folder / "training.json").read_text())
+    assert record["finished"] is True
+    assert record["settings"]["warmup"] == 1
+    assert record["inputs"]["corpus"] == Corpus.open(inputs[0]).hash
+    assert record["inputs"]["graph_provenance"]["parameters"]["top_k"] == 4
+    assert ("pretrain", 12, 12) in called
+    model = BertForMaskedLM.from_pretrained(folder)
+    assert record["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-000009", "step-000012"]
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "vocabulary.json",
+        "training.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+    }
+    assert [line["step"] for line in lines(folder, "validation")] == [0, 5, 10, 12]
+    train = lines(folder, "train")
+    assert [line["step"] for line in train] == list(range(1, 13))
+    assert [line["expand"] for line in train[:6]] == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1], abs=2**-32)
+    per_epoch = record["steps_per_epoch"]
+    assert [line["epoch"] for line in train] == [step // per_epoch for step in range(12)]
+    assert all(line["cells"] == 16 and 0 <= line["data_share"] + line["mask_share"] <= 1 for line in train)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 13))
+    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx([line["loss"] for line in train])
+
+
+def test_training_depends_on_each_part_of_the_settings(inputs, tmp_path):
+    digests = set()
+    for i, changed in enumerate(({}, {"seed": 1}, {"mask": "random"}, {"dropout": 0.0}, {"lr": 1e-3})):
+        pretrain(inputs[0], tmp_path / str(i), tiny.settings(steps=2, validate_cells=1, **changed), graph=inputs[1])
+        digests.add((tmp_path / str(i) / "model.safetensors").read_bytes())
+    assert len(digests) == 5
+    # what is logged and kept changes nothing
+    same = tiny.settings(steps=2, held_out=0.2, validate_every=1, checkpoint_every=1, keep=1)
+    pretrain(inputs[0], tmp_path / "same", same, graph=inputs[1])
+    assert (tmp_path / "same" / "model.safetensors").read_bytes() == (tmp_path / "0" / "model.safetensors").read_bytes()
+
+
+def test_bf16_trains_on_the_cpu_when_asked(inputs, tmp_path):
+    record = pretrain(inputs[0], tmp_path / "m", tiny.settings(steps=2, precision="bf16"), graph=inputs[1])
+    assert record["settings"]["precision"] == "bf16"
+    assert BertForMaskedLM.from_pretrained(tmp_path / "m").dtype == torch.float32
+
+
+def test_corpus_of_one_cell(tmp_path):
+    corpus, _ = tiny.write_inputs(tmp_path, tiny.cells(1))
+    record = pretrain(corpus, tmp_path / "m", tiny.settings(mask="random", steps=2))
+    assert record["validation"] is None
+    assert [line["cells"] for line in lines(tmp_path / "m", "train")] == [1, 1]
+
+
+def test_cells_without_tokens_are_neither_trained_on_nor_validated(inputs, tmp_path):
+    corpus = Corpus.open(inputs[0])
+    asked = []
+    original = corpus.batch
+    corpus.batch = lambda rows, max_len: asked.extend(rows) or original(rows, max_len)
+    pretrain(corpus, tmp_path / "m", tiny.settings(steps=2 * 5), graph=inputs[1])
+    train, held_out = split_cells(120, 0.2, 0)
+    assert set(asked) <= (set(train) | set(held_out)) - {5, 64}
+    assert set(held_out) - {5, 64} <= set(asked)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"mask": "blocks"}, "mask 'blocks' is unknown"),
+        ({"epochs": 3}, "exclude each other"),
+        ({"steps": 0}, "'steps' must be a whole number of at least 1, got 0"),
+        ({"hidden": 30, "heads": 4}, "'hidden' must be a multiple of 'heads'"),
+        ({"rate": 0.0}, "'rate' must be in"),
+        ({"dropout": 1.0}, "'dropout' must be at least 0 and below 1"),
+        ({"lr": -1.0}, "'lr' must be positive"),
+        ({"clip": -1.0}, "'clip' must be at least 0"),
+        ({"warmup": 12}, "'warmup' must be less than the 12 steps"),
+        ({"seed": -1}, "'seed' must be in"),
+        ({"precision": "fp8"}, "'precision' must be"),
+        ({"expand_steps": 3}, "'expand_steps' needs 'expand_from'"),
+        ({"expand_from": 0.0, "mask": "random"}, "has no meaning for mask 'random'"),
+        ({"device": "cuda:99"}, "device 'cuda:99' is not available"),
+    ],
+)
+def test_bad_settings_get_one_line(inputs, tmp_path, capsys, changed, message):
+    arguments = ["--corpus", inputs[0], "--graph", inputs[1], "-o", tmp_path / "m", *tiny.options(**changed)]
+    with pytest.raises(SystemExit) as caught:
+        main(["pretrain", *map(str, arguments)])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "m").exists()
+
+
+def fails(capsys, *arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(["pretrain", *map(str, arguments)])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+def test_bad_inputs_get_one_line(inputs, tmp_path, capsys):
+    corpus, graph = inputs
+    out, rest = ("-o", tmp_path / "m"), tiny.options()
+    assert "needs a graph" in fails(capsys, "--corpus", corpus, *out, *rest)
+    assert "does not exist" in fails(capsys, "--corpus", tmp_path / "none", "--graph", graph, *out, *rest)
+    assert "does not exist" in fails(capsys, "--corpus", corpus, "--graph", tmp_path / "none.h5ad", *out, *rest)
+    other = tiny.cells()
+    other.var_names = [f"other{i}" for i in range(tiny.N_GENES)]
+    _, other_graph = tiny.write_inputs(tmp_path, other)
+    assert "do not fit" in fails(capsys, "--corpus", corpus, "--graph", other_graph, *out, *rest)
+    bare = tmp_path / "bare"
+    shutil.copytree(corpus, bare)
+    (bare / "vocabulary.json").unlink()
+    assert "has no vocabulary.json" in fails(capsys, "--corpus", bare, "--graph", graph, *out, *rest)
+    assert not (tmp_path / "m").exists()
+    assert "does not exist; create it" in fails(
+        capsys, "--corpus", corpus, "--graph", graph, "-o", tmp_path / "a" / "b", *rest
+    )
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    error = fails(capsys, "--corpus", corpus, "--graph", graph, "-o", tmp_path / "mine", "--overwrite", *rest)
+    assert "is not a model of corrmask" in error
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+
+
+def test_the_command(inputs, tmp_path, capsys):
+    arguments = ["--corpus", inputs[0], "--graph", inputs[1], "-o", tmp_path / "m", *tiny.options(steps=2)]
+    with pytest.raises(SystemExit) as caught:
+        main(["pretrain", *map(str, arguments), "--json"])
+    assert caught.value.code == 0
+    printed = capsys.readouterr()
+    record = json.loads(printed.out)
+    assert record["settings"]["steps"] == 2
+    assert record["finished"] is True
+    assert printed.err == ""
+    assert "exists already" in fails(capsys, *arguments)
+    assert "exclude each other" in fails(capsys, *arguments, "--resume", "--overwrite")
+    before = (tmp_path / "m" / "model.safetensors").read_bytes()
+    with pytest.raises(SystemExit) as caught:
+        main(["pretrain", *map(str, arguments), "--overwrite", "--seed", "5", "--vocabulary", str(inputs[0])])
+    assert caught.value.code == 0
+    printed = capsys.readouterr()
+    assert "loss" in printed.out
+    assert "2 cells without tokens" in printed.err
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() != before
+
+
+def test_a_diverging_loss_is_said(inputs, tmp_path):
+    with pytest.raises(InputError, match="training diverged at"):
+        pretrain(inputs[0], tmp_path / "m", tiny.settings(lr=1e30, clip=0.0), graph=inputs[1])
+    assert not (tmp_path / "m" / "config.json").exists()
+
+
+def test_defaults_are_geneformers_shape():
+    defaults = Settings()
+    assert (defaults.layers, defaults.hidden, defaults.heads, defaults.max_len) == (6, 256, 4, 2048)
