@@ -131,7 +131,7 @@ def _print(document: dict[str, Any]) -> None:
     for heading in (
         "arm",
         "rate",
-        "shown: mask / gene / same",
+        "shown: mask/\ngene/same",
         "groups\nper cell",
         "genes per\ngroup",
         "alone",
@@ -147,7 +147,7 @@ def _print(document: dict[str, Any]) -> None:
         for heading in (f"|r| ≥ {threshold:g}", "could", "standardised"):
             leaks.add_column(heading, justify="right")
     for name, arm in arms.items():
-        shown = " / ".join(f"{100 * one['share']:.1f}" for one in arm["shown"].values())
+        shown = "/".join(f"{100 * one['share']:.1f}" for one in arm["shown"].values())
         groups = arm["groups"]
         figures = [
             f"{groups['per_cell']['mean']:.1f}",
