@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -68,6 +68,7 @@ class CorpusWriter:
         """
         import pyarrow as pa
 
+        check_obs_names(obs.columns)
         lengths_np = lengths.numpy()
         kept = np.arange(input_ids.shape[1])[None, :] < lengths_np[:, None]
         tokens = input_ids.numpy()[kept].astype(self._dtype)
@@ -137,12 +138,26 @@ class CorpusWriter:
         (self.folder / "state.json").write_text(json.dumps(state, indent=2))
 
 
+def check_obs_names(names: Iterable[object]) -> None:
+    """Check that no column of obs has the name of one that the corpus itself writes.
+
+    Raises
+    ------
+    InputError
+        One has.
+    """
+    for name in names:
+        if name in (*_TOKEN_COLUMNS, OBS_NAME):
+            raise InputError(f"obs column {name!r}: the corpus has a column of its own by this name; rename yours")
+
+
 def _arrow_column(column: pd.Series) -> pa.Array:
     import pandas as pd
     import pyarrow as pa
 
     if pd.api.types.is_bool_dtype(column.dtype) or pd.api.types.is_numeric_dtype(column.dtype):
-        return pa.array(column.to_numpy())
+        # The nullable types of pandas know what is missing; as numpy arrays they would be objects.
+        return pa.array(column.array if pd.api.types.is_extension_array_dtype(column.dtype) else column.to_numpy())
     values = [None if missing else str(value) for value, missing in zip(column, column.isna(), strict=True)]
     return pa.array(values, type=pa.string())
 
@@ -152,6 +167,18 @@ def _with_features(schema: pa.Schema) -> pa.Schema:
     from datasets import Features
 
     return Features.from_arrow_schema(schema).arrow_schema
+
+
+def _check_token_column(column: pa.ChunkedArray, name: str) -> None:
+    import pyarrow as pa
+
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_integer(kind.value_type):
+        raise InputError(
+            f"corpus {name!r}: 'input_ids' must hold lists of whole numbers, it holds {kind}; tokenise anew"
+        )
+    if column.null_count or any(chunk.values.null_count for chunk in column.chunks):
+        raise InputError(f"corpus {name!r}: 'input_ids' has missing values; tokenise anew")
 
 
 class Corpus:
@@ -173,6 +200,7 @@ class Corpus:
         self.hash = content_hash
         self._dataset = dataset
         column = dataset.data.column("input_ids")
+        _check_token_column(column, name)
         self._tokens: list[np.ndarray] = []
         starts, lengths, pieces = [], [], []
         for piece, chunk in enumerate(column.chunks):
@@ -208,7 +236,9 @@ class Corpus:
             raise InputError(f"corpus {str(path)!r} does not exist; write one with `corrmask tokenize FILES -o {path}`")
         try:
             dataset = load_from_disk(str(path))
-            content_hash = str(json.loads((path / "state.json").read_text())["_fingerprint"])
+            content_hash = ""
+            if isinstance(dataset, Dataset):
+                content_hash = str(json.loads((path / "state.json").read_text())["_fingerprint"])
         except Exception as error:  # pyarrow and datasets raise many kinds for a damaged folder
             raise InputError(
                 f"corpus {str(path)!r} cannot be opened ({' '.join(str(error).split())}); write it anew"
@@ -253,8 +283,9 @@ class Corpus:
             start = self._starts[row]
             input_ids[i, : lengths[i]] = self._tokens[self._pieces[row]][start : start + lengths[i]]
         if input_ids.size and (int(input_ids.max()) >= self.vocabulary.size or int(input_ids.min()) < 0):
+            wrong = input_ids[(input_ids < 0) | (input_ids >= self.vocabulary.size)][0]
             raise InputError(
-                f"corpus {self.name!r} holds token {int(input_ids.max())}, its vocabulary has {self.vocabulary.size}; "
+                f"corpus {self.name!r} holds token {wrong}, its vocabulary has {self.vocabulary.size}; "
                 "give the vocabulary that it was tokenised with"
             )
         return Batch(torch.from_numpy(input_ids), torch.from_numpy(lengths), torch.from_numpy(rows))

@@ -30,14 +30,19 @@ class _Dtype:
             self.dtype = self.dtype.newbyteorder(state[1])
 
 
-def _scalar(dtype: _Dtype, data: bytes) -> Any:
-    return np.frombuffer(data, dtype=dtype.dtype, count=1)[0].item()
+class _Scalar:
+    """Stands for numpy's scalar; no function, since a pickle can set a function's attributes."""
+
+    __slots__ = ()
+
+    def __call__(self, dtype: _Dtype, data: bytes) -> Any:
+        return np.frombuffer(data, dtype=dtype.dtype, count=1)[0].item()
 
 
 class _DictionaryUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "scalar":
-            return _scalar
+            return _Scalar()
         if (module, name) == ("numpy", "dtype"):
             return _Dtype
         raise pickle.UnpicklingError(f"{module}.{name} is not admitted")
@@ -69,7 +74,8 @@ def read_dictionary(path: str | Path) -> dict[str, Any]:
         raise InputError(f"dictionary {str(path)!r} is a folder; give the file inside it") from None
     except Exception as error:  # a damaged or hostile pickle may raise anything
         raise InputError(
-            f"dictionary {str(path)!r} cannot be read: {error}; it must hold names and numbers alone"
+            f"dictionary {str(path)!r} cannot be read: {' '.join(str(error).split())}; "
+            "it must hold names and numbers alone"
         ) from error
     if not isinstance(value, dict) or not all(
         isinstance(key, str) and isinstance(number, (int, float)) for key, number in value.items()

@@ -50,10 +50,24 @@ class Vocabulary:
         for name in ("<pad>", "<mask>"):
             if name not in self.special_tokens:
                 raise InputError(f"vocabulary: special token {name!r} is missing; add it to the dictionary")
+        lo, hi = self.gene_token_range
+        if lo < 0 or hi > 2**31:
+            raise InputError(f"vocabulary: gene tokens {lo} .. {hi - 1} must be in 0 .. 2**31 - 1")
+        taken: dict[int, str] = {}
+        for name, token in self.special_tokens.items():
+            if not 0 <= token < 2**31:
+                raise InputError(f"vocabulary: special token {name!r} is {token}; it must be in 0 .. 2**31 - 1")
+            if lo <= token < hi or token in taken:
+                other = self.genes[token - lo] if lo <= token < hi else taken[token]
+                raise InputError(f"vocabulary: {name!r} and {str(other)!r} share token {token}; each needs its own")
+            taken[token] = name
         if self.medians is not None and self.medians.shape != self.genes.shape:
             raise InputError(
                 f"vocabulary: 'medians' must be [{len(self.genes)}], one per gene, got {list(self.medians.shape)}"
             )
+        if self.medians is not None and np.isinf(self.medians).any():
+            gene = self.genes[int(np.isinf(self.medians).argmax())]
+            raise InputError(f"vocabulary: the median of {gene} is infinite; give a finite one or leave it out")
 
     @classmethod
     def from_dictionary(
@@ -73,8 +87,12 @@ class Vocabulary:
         Raises
         ------
         InputError
-            Gene tokens with a gap, a repeated token, or no ``<pad>`` or ``<mask>``.
+            Gene tokens with a gap, a repeated token, one that is no whole number in 0 .. 2**31 - 1, or no ``<pad>`` or
+            ``<mask>``.
         """
+        for name, token in tokens.items():
+            if token != token or token in (np.inf, -np.inf) or int(token) != token:
+                raise InputError(f"token dictionary: {name!r} has token {token}; tokens are whole numbers")
         special = {name: int(token) for name, token in tokens.items() if name.startswith("<") and name.endswith(">")}
         genes = sorted((int(token), name) for name, token in tokens.items() if name not in special)
         if not genes:
@@ -171,5 +189,7 @@ class Vocabulary:
             raise InputError(
                 f"vocabulary {str(path)!r} does not exist; give the vocabulary.json or token dictionary of this corpus"
             ) from None
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # ValueError: no JSON, no text, no number
             raise InputError(f"vocabulary {str(path)!r} is not a vocabulary.json of corrmask ({error!r})") from None
