@@ -12,8 +12,9 @@ import torch
 from corrmask import ops
 from corrmask.errors import InputError
 
-# A centred sum of squares below this share of the raw one is rounding: float64 sums of 10**7 equal values err by less.
-_CONSTANT = 1e-10
+# A centred sum of squares below this share of the raw one is rounding: float64 sums of 10**7 equal values, added one
+# after another, err by 1e-10 to 1e-9 of themselves. A gene of mean^2 / variance <= 1e4 is far above.
+_CONSTANT = 1e-8
 
 
 def log_normalize(counts: sp.csr_array, target_sum: float) -> np.ndarray:
@@ -104,13 +105,21 @@ class Covariance:
             self.sums,
             self.expressed,
             torch.from_numpy(values.indptr.astype(np.int64, copy=False)),
-            torch.from_numpy(values.indices),
-            torch.from_numpy(values.data),
+            torch.from_numpy(np.require(values.indices, requirements="W")),  # torch warns of read-only memory
+            torch.from_numpy(np.require(values.data, requirements="W")),
             torch.from_numpy(level_rows),
         )
 
     def add(self, other: Covariance) -> None:
-        """Add the accumulators of other cells over the same genes, in place."""
+        """Add the accumulators of other cells over the same genes, in place.
+
+        Raises
+        ------
+        InputError
+            The other is over another number of genes.
+        """
+        if other.n_genes != self.n_genes:
+            raise InputError(f"covariance: accumulators of {self.n_genes} and {other.n_genes} genes cannot be added")
         rows = self._rows_of_levels(list(other.level_cells))
         for name, cells in other.level_cells.items():
             self.level_cells[name] += cells

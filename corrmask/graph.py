@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,7 +124,10 @@ class GeneGraph:
             if suffix == ".h5ad":
                 adata.write_h5ad(temporary)
             else:
-                adata.write_zarr(temporary)
+                with warnings.catch_warnings():
+                    # anndata announces a new default; either format is read.
+                    warnings.filterwarnings("ignore", "Writing zarr v2 data", UserWarning)
+                    adata.write_zarr(temporary)
 
     @classmethod
     def read(cls, path: str | Path) -> GeneGraph:
@@ -217,12 +221,12 @@ def correlation_graph(
         raise InputError(f"correlation_graph: device {str(device)!r} has no covariance kernel yet; use 'cpu'")
     if sign not in ("absolute", "positive"):
         raise InputError(f"correlation_graph: 'sign' must be 'absolute' or 'positive', got {sign!r}")
-    if top_k < 1:
-        raise InputError(f"correlation_graph: 'top_k' must be at least 1, got {top_k}")
+    if not isinstance(top_k, int) or top_k < 1:
+        raise InputError(f"correlation_graph: 'top_k' must be a whole number of at least 1, got {top_k!r}")
     if not 0 <= min_corr <= 1:
         raise InputError(f"correlation_graph: 'min_corr' must be in 0 .. 1, got {min_corr}")
-    if not target_sum > 0:
-        raise InputError(f"correlation_graph: 'target_sum' must be positive, got {target_sum}")
+    if not 0 < target_sum < np.inf:
+        raise InputError(f"correlation_graph: 'target_sum' must be positive and finite, got {target_sum}")
     sources = open_sources(data, matrix=matrix, gene_column=gene_column, normalized=normalized)
     name_by_id(sources, gene_map)
     genes = common_genes(sources)

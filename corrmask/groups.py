@@ -41,6 +41,9 @@ class GroupTable:
     take: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for name, dtype in (("token_group", torch.int32), ("group_indptr", torch.int64), ("group_tokens", torch.int32)):
+            if getattr(self, name).dtype != dtype or getattr(self, name).dim() != 1:
+                raise InputError(f"GroupTable: {name!r} must be {dtype} of one dimension".replace("torch.", ""))
         indptr, members, groups = self.group_indptr.cpu(), self.group_tokens.cpu(), self.token_group.cpu()
         vocabulary = len(groups)
         if len(indptr) == 0 or indptr[0] != 0 or indptr[-1] != len(members) or bool((indptr.diff() < 0).any()):
@@ -51,7 +54,10 @@ class GroupTable:
             raise InputError(f"GroupTable: 'token_group' must be in -2 .. {len(indptr) - 2}, the groups that there are")
         for name, thresholds in (("accept", self.accept), ("take", self.take)):
             if thresholds is not None and (
-                thresholds.shape != groups.shape or int(thresholds.min()) < 0 or int(thresholds.max()) > 2**32
+                thresholds.dtype != torch.int64
+                or thresholds.shape != groups.shape
+                or int(thresholds.min()) < 0
+                or int(thresholds.max()) > 2**32
             ):
                 raise InputError(f"GroupTable: {name!r} must be int64 [{vocabulary}] in 0 .. 2**32")
 

@@ -77,6 +77,10 @@ class CorrMasker(nn.Module):
             raise InputError(f"CorrMasker: 'rate' must be in 1e-6 .. 1, got {rate}")
         if mask_prob + random_prob > 1 + 1e-12:
             raise InputError(f"CorrMasker: mask_prob + random_prob must be at most 1, got {mask_prob + random_prob}")
+        if unit not in ("token", "group"):
+            raise InputError(f"CorrMasker: 'unit' must be 'token' or 'group', got {unit!r}")
+        if max_group is not None and not 0 <= max_group < 2**31:
+            raise InputError(f"CorrMasker: 'max_group' must be None or in 0 .. 2**31 - 1, got {max_group}")
         if not 0 <= seed < 2**63:
             raise InputError(f"CorrMasker: 'seed' must be in 0 .. 2**63 - 1, got {seed}")
         # Derived from the corpus, not learned: they follow the module to a device, but stay out of checkpoints.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from corrmask import ops
-from corrmask.corpus import CorpusWriter
+from corrmask.corpus import CorpusWriter, check_obs_names
 from corrmask.errors import InputError
 from corrmask.files import check_output, replacing
 from corrmask.genes import name_by_id
@@ -93,10 +93,14 @@ def _encode(
             "complete the table or leave these genes out of the token dictionary"
         )
     data = np.expm1(counts.data.astype(np.float64)) if normalized else counts.data
+    indptr, indices, data = (  # torch warns of read-only memory
+        np.require(part, requirements=["C", "W"])
+        for part in (counts.indptr.astype(np.int64, copy=False), counts.indices, data)
+    )
     return ops.rank_encode(
-        torch.from_numpy(counts.indptr.astype(np.int64, copy=False)),
-        torch.from_numpy(counts.indices),
-        torch.from_numpy(np.ascontiguousarray(data)),
+        torch.from_numpy(indptr),
+        torch.from_numpy(indices),
+        torch.from_numpy(data),
         torch.from_numpy(medians),
         torch.from_numpy(tokens),
         max_len=max_len,
@@ -155,6 +159,7 @@ def tokenize(
     check_output(output, overwrite=overwrite)
     if max_len < 1:
         raise InputError(f"tokenize: 'max_len' must be at least 1, got {max_len}")
+    check_obs_names(obs)
     sources = open_sources(data, matrix=matrix, gene_column=gene_column, normalized=normalized)
     for source in sources:
         source.chunks(obs)  # a missing column is reported now, before the medians are gathered

@@ -49,6 +49,8 @@ def covariance_update(
     check_tensor(op, "gram", gram, (torch.float64,), (size,), f"[G (G + 1) / 2] = [{size}]")
     check_tensor(op, "expressed", expressed, (torch.int64,), (n_genes,), "[G]")
     check_tensor(op, "indptr", indptr, (torch.int64,), (None,), "[N + 1]")
+    if indptr.shape[0] == 0:
+        raise ValueError(f"corrmask.{op}: 'indptr' must be int64 of shape [N + 1], got none")
     check_tensor(op, "indices", indices, INDEX_DTYPES, (None,), "[nnz]")
     check_tensor(op, "values", values, (torch.float64,), (indices.shape[0],), "[nnz], as 'indices'")
     check_tensor(op, "levels", levels, (torch.int64,), (indptr.shape[0] - 1,), "[N]")

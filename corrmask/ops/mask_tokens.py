@@ -81,6 +81,8 @@ def mask_tokens(
         rotate=rotate,
     )
     largest = 2**16 - 1 if input_ids.dtype == torch.uint16 else 2**31 - 1
+    if not isinstance(gene_token_range, (tuple, list)) or len(gene_token_range) != 2:
+        raise TypeError(f"corrmask.{op}: 'gene_token_range' must be two ints (lo, hi), got {gene_token_range!r}")
     gene_lo, gene_hi = gene_token_range
     check_integer(op, "mask_token_id", mask_token_id, 0, largest)
     check_integer(op, "gene_token_range[1]", gene_hi, 1, largest + 1)

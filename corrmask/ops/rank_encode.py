@@ -67,6 +67,11 @@ def rank_encode(
     check_integer(op, "pad_id", pad_id, -(2**31), 2**31 - 1)
     check_devices(op, counts, indptr=indptr, indices=indices, medians=medians, gene_tokens=gene_tokens)
     require_device(op, counts)
+    # Elsewhere than on the CPU a look at the values would wait for the device.
+    if gene_tokens.dtype == torch.int64 and gene_tokens.is_cpu and not torch.compiler.is_compiling():
+        largest = int(gene_tokens.max()) if len(gene_tokens) else -1
+        if largest >= 2**31:
+            raise ValueError(f"corrmask.{op}: 'gene_tokens' must be below 2**31, got {largest}")
     tensors = [indptr, indices, counts, medians, gene_tokens.to(torch.int32)]
     return call(
         torch.ops.corrmask.rank_encode, *(tensor.contiguous() for tensor in tensors), max_len=max_len, pad_id=pad_id

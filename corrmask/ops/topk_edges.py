@@ -52,6 +52,8 @@ def topk_edges(
     check_tensor(op, "gram", gram, (torch.float64,), (size,), f"[G (G + 1) / 2] = [{size}]")
     check_tensor(op, "mean_factors", mean_factors, (torch.float64,), (None, n_genes), "[n_levels, G]")
     check_integer(op, "top_k", top_k, 1, 2**20)
+    if isinstance(min_corr, bool) or not isinstance(min_corr, (int, float)):
+        raise TypeError(f"corrmask.{op}: 'min_corr' must be a number in 0 .. 1, got {min_corr!r}")
     if not 0 <= min_corr <= 1:
         raise ValueError(f"corrmask.{op}: 'min_corr' must be in 0 .. 1, got {min_corr}")
     check_devices(op, gram, mean_factors=mean_factors, inverse_sd=inverse_sd)
