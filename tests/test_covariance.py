@@ -1,0 +1,294 @@
+"""The accumulators of the correlation: the twin, the bound against float64, and that they add up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+import scipy.sparse as sp
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corrmask.covariance import Covariance, log_normalize
+from corrmask.errors import InputError
+from corrmask.ops import covariance_update
+
+BOUND = 1e-5
+
+
+def random_y(rng: np.random.Generator, n_cells: int, n_genes: int, density: float = 0.4) -> np.ndarray:
+    return rng.random((n_cells, n_genes)) * 5 * (rng.random((n_cells, n_genes)) < density)
+
+
+def accumulators(n_genes: int, n_levels: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return (
+        torch.zeros(n_genes * (n_genes + 1) // 2, dtype=torch.float64),
+        torch.zeros(n_levels, n_genes, dtype=torch.float64),
+        torch.zeros(n_genes, dtype=torch.int64),
+    )
+
+
+def chunk(y: np.ndarray, levels: np.ndarray, index: type = np.int32) -> list[torch.Tensor]:
+    matrix = sp.csr_array(y)
+    return [
+        torch.from_numpy(matrix.indptr.astype(np.int64)),
+        torch.from_numpy(matrix.indices.astype(index)),
+        torch.from_numpy(matrix.data),
+        torch.from_numpy(levels),
+    ]
+
+
+def covariance_of(y: np.ndarray, levels: np.ndarray | None = None, cuts: tuple[int, ...] = ()) -> Covariance:
+    covariance = Covariance(y.shape[1])
+    bounds = [0, *cuts, len(y)]
+    for a, b in pairwise(bounds):
+        covariance.update(sp.csr_array(y[a:b]), None if levels is None else levels[a:b])
+    return covariance
+
+
+def correlation_of(covariance: Covariance, min_cells: int = 0) -> np.ndarray:
+    r = reference.correlation_from_gram(
+        covariance.gram.numpy(), covariance.mean_factors().numpy(), covariance.inverse_sd(min_cells).numpy()
+    )
+    np.fill_diagonal(r, 0)
+    return r
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(0, 2**32 - 1), st.integers(0, 20), st.integers(0, 25), st.integers(1, 4), st.sampled_from([0, 0.3, 1])
+)
+def test_equals_the_reference(seed: int, n_cells: int, n_genes: int, n_levels: int, density: float) -> None:
+    rng = np.random.default_rng(seed)
+    y = random_y(rng, n_cells, n_genes, density)
+    levels = rng.integers(0, n_levels, n_cells)
+    gram, sums, expressed = reference.covariance_update(y, levels, n_levels)
+    for index in (np.int32, np.int64):
+        got = accumulators(n_genes, n_levels)
+        covariance_update(*got, *chunk(y, levels, index))
+        # the same sums in the same order of cells, each a product and an addition in float64
+        np.testing.assert_array_equal(got[0].numpy(), gram)
+        np.testing.assert_array_equal(got[1].numpy(), sums)
+        np.testing.assert_array_equal(got[2].numpy(), expressed)
+
+
+def test_it_adds_to_what_is_there() -> None:
+    y, levels = random_y(np.random.default_rng(0), 10, 6), np.zeros(10, dtype=np.int64)
+    got = [accumulator + 3 for accumulator in accumulators(6)]
+    once = accumulators(6)
+    covariance_update(*once, *chunk(y, levels))
+    covariance_update(*got, *chunk(y, levels))
+    for a, b in zip(got, once):
+        np.testing.assert_allclose(a.numpy(), b.numpy() + 3, rtol=1e-14)  # 10 additions of float64
+
+
+def test_threads_and_chunks_change_no_byte(set_threads: Callable[[int], None]) -> None:
+    """Many blocks of cells inside one call: 1,200 cells x 900 genes hold twice the nonzeros of a block."""
+    rng = np.random.default_rng(1)
+    y = random_y(rng, 1200, 900, 0.95)
+    levels = rng.integers(0, 3, 1200)
+    set_threads(1)
+    one = accumulators(900, 3)
+    covariance_update(*one, *chunk(y, levels))
+    for threads, cuts in ((2, ()), (3, (1, 2, 700)), (2, (599,))):
+        set_threads(threads)
+        other = accumulators(900, 3)
+        bounds = [0, *cuts, 1200]
+        for a, b in pairwise(bounds):
+            covariance_update(*other, *chunk(y[a:b], levels[a:b]))
+        for a, b in zip(one, other):
+            assert torch.equal(a, b)
+    # 1,200 additions of float64 in another order
+    np.testing.assert_allclose(one[0].numpy(), (y.T @ y)[np.triu_indices(900)], rtol=1e-12)
+
+
+def test_opcheck() -> None:
+    for n_cells in (0, 5):
+        y = random_y(np.random.default_rng(2), n_cells, 7)
+        arguments = (*accumulators(7, 2), *chunk(y, np.arange(n_cells) % 2))
+        torch.library.opcheck(torch.ops.corrmask.covariance_update.default, arguments)
+
+
+def hard_genes(n_cells: int, rng: np.random.Generator) -> np.ndarray:
+    """Genes of mean^2 / variance from 1e-2 to 1e4, correlated in pairs, zeros nowhere but in the last."""
+    ratio = np.repeat(np.logspace(-2, 4, 20), 2)
+    shared = rng.standard_normal((n_cells, 20)).repeat(2, axis=1)
+    noise = rng.standard_normal((n_cells, 40))
+    y = 5 + (0.7 * shared + 0.7 * noise) * 5 / np.sqrt(ratio)
+    y = np.where(ratio < 10, np.maximum(y - 5, 0), np.maximum(y, 0))
+    return np.hstack([y, random_y(rng, n_cells, 3, 0.02)])
+
+
+def test_the_bound_holds_where_float32_misses_it() -> None:
+    y = hard_genes(20_000, np.random.default_rng(3))
+    ratio = y.mean(axis=0) ** 2 / y.var(axis=0)
+    assert 0.9e4 < ratio.max() < 1.1e4
+    r64 = reference.correlation(y)
+    assert np.abs(r64).max() > 0.4
+    assert np.abs(correlation_of(covariance_of(y)) - r64).max() <= BOUND
+
+    y32 = y.astype(np.float32)
+    mean = y32.mean(axis=0)
+    naive = y32.T @ y32 / np.float32(len(y)) - np.outer(mean, mean)
+    scale = np.sqrt(np.maximum(np.diagonal(naive), np.finfo(np.float32).tiny))
+    naive = naive / np.outer(scale, scale)
+    np.fill_diagonal(naive, 0)
+    assert np.abs(naive - r64).max() > 100 * BOUND, "this test would not see a kernel of float32"
+
+
+def test_within_levels_equals_centring_each_level() -> None:
+    rng = np.random.default_rng(4)
+    y = hard_genes(3000, rng)
+    levels = np.array(["a", "b", "a rare one", "single"])[rng.choice(3, 3000, p=[0.6, 0.35, 0.05])]
+    levels[17] = "single"
+    y[levels == "b"] *= 1.7  # a level that differs makes edges unless it is taken out
+    expected = reference.correlation(y, levels)
+    assert np.abs(expected - reference.correlation(y)).max() > 0.3
+    for cuts in ((), (1, 18, 1500)):
+        covariance = covariance_of(y, levels, cuts)
+        assert np.abs(correlation_of(covariance) - expected).max() <= BOUND
+        assert covariance.level_cells == {str(k): int(v) for k, v in zip(*np.unique(levels, return_counts=True))}
+        assert covariance.n_cells == 3000
+
+
+@pytest.mark.parametrize("leveled", [False, True])
+def test_adding_equals_one_pass(leveled: bool) -> None:
+    rng = np.random.default_rng(5)
+    y = random_y(rng, 400, 30)
+    levels = rng.choice(["x", "y", "z"], 400) if leveled else None
+    if leveled:
+        levels[:150] = "y"  # the first part knows one level, and its order of levels differs
+        levels[150:160] = ["z", "x"] * 5
+    one = covariance_of(y, levels)
+    parts = [
+        covariance_of(y[a:b], None if levels is None else levels[a:b]) for a, b in ((0, 150), (150, 151), (151, 400))
+    ]
+    total = Covariance(30)
+    for part in parts:
+        total.add(part)
+    assert total.n_cells == 400
+    assert total.level_cells == one.level_cells or dict(sorted(total.level_cells.items())) == one.level_cells
+    assert torch.equal(total.expressed, one.expressed)
+    np.testing.assert_allclose(total.gram.numpy(), one.gram.numpy(), rtol=1e-13)
+    assert np.abs(correlation_of(total) - reference.correlation(y, levels)).max() <= BOUND
+
+
+def test_adding_other_genes_is_refused() -> None:
+    covariance = covariance_of(np.ones((3, 4)))
+    with pytest.raises(InputError, match="4 and 5 genes"):
+        covariance.add(covariance_of(np.ones((3, 5))))
+    assert covariance.level_cells == {"all": 3}
+
+
+def test_constant_genes_have_no_scale() -> None:
+    rng = np.random.default_rng(6)
+    y = random_y(rng, 1000, 6)
+    y[:, 1] = 0
+    y[:, 3] = 0.1  # no binary fraction: its sums are rounded
+    y[:, 4] = 3.3333
+    scale = covariance_of(y).inverse_sd(0).numpy()
+    assert (scale[[1, 3, 4]] == 0).all()
+    assert (scale[[0, 2, 5]] > 0).all()
+    levels = np.array(["a", "b"])[np.arange(1000) % 2]
+    y[:, 5] = np.where(levels == "a", 0.1, 2.7)  # varies, but not within a level
+    assert covariance_of(y, levels).inverse_sd(0)[5] == 0
+
+
+@pytest.mark.parametrize("value", [0.1, 3.3333, 7.7])
+def test_constant_genes_are_known_after_ten_million_cells(value: float) -> None:
+    """The sums as the kernel forms them, one addition after another: rounding piles up to 1e-9 of them."""
+    n = 10_000_000
+    covariance = Covariance(1)
+    covariance.level_cells = {"all": n}
+    covariance.sums = torch.tensor([[np.cumsum(np.full(n, value))[-1]]])
+    covariance.gram = torch.tensor([np.cumsum(np.full(n, value * value))[-1]])
+    covariance.expressed = torch.tensor([n])
+    assert covariance.inverse_sd(10)[0] == 0
+
+
+def test_min_cells_counts_cells_in_which_a_gene_is_expressed() -> None:
+    y = np.zeros((50, 3))
+    y[:9, 0], y[:10, 1], y[:11, 2] = 1, 2, 3
+    assert (covariance_of(y).inverse_sd(10).numpy() > 0).tolist() == [False, True, True]
+    assert covariance_of(y).expressed.tolist() == [9, 10, 11]
+
+
+def test_stored_zeros_and_unsorted_columns() -> None:
+    y = random_y(np.random.default_rng(7), 30, 12)
+    expected = covariance_of(y)
+    stored = sp.csr_array(y + 1)
+    stored.data -= 1
+    covariance = Covariance(12)
+    shuffled = sp.csr_array(
+        (stored.data.reshape(30, 12)[:, ::-1].ravel(), stored.indices.reshape(30, 12)[:, ::-1].ravel(), stored.indptr),
+        shape=(30, 12),
+    )
+    before = shuffled.indices.copy()
+    covariance.update(shuffled)
+    np.testing.assert_array_equal(shuffled.indices, before, "the input is left alone")
+    np.testing.assert_allclose(covariance.gram.numpy(), expected.gram.numpy(), rtol=1e-12)
+    assert torch.equal(covariance.expressed, expected.expressed)
+
+
+def test_log_normalize() -> None:
+    counts = np.array([[1, 0, 3], [0, 0, 0], [5, 2, 0]])
+    got = sp.csr_array(counts)
+    np.testing.assert_allclose(log_normalize(got, 1e4), reference.log_normalize(counts)[counts > 0], rtol=1e-15, atol=0)
+    stored_zero = sp.csr_array((np.zeros(1), np.zeros(1, dtype=np.int32), np.array([0, 1])), shape=(1, 3))
+    assert log_normalize(stored_zero, 1e4).tolist() == [0]
+    # totals in float64, though float32 counts sum to more than 2**24
+    big = sp.csr_array(np.array([[2**24, 1, 1]], dtype=np.float32))
+    np.testing.assert_allclose(log_normalize(big, 1e4)[1], np.log1p(1e4 / (2**24 + 2)), rtol=1e-15)
+
+
+def test_memory_is_told() -> None:
+    covariance = covariance_of(np.ones((3, 100)))
+    assert covariance.memory_bytes == 8 * (100 * 101 // 2 + 100 + 100)
+
+
+def good() -> dict[str, Any]:
+    names = ("gram", "sums", "expressed", "indptr", "indices", "values", "levels")
+    return dict(zip(names, (*accumulators(4, 2), *chunk(np.eye(4)[:3] + np.eye(4)[1:], np.array([0, 1, 1])))))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("gram", torch.zeros(9, dtype=torch.float64), ValueError),
+        ("gram", torch.zeros(10), ValueError),
+        ("gram", np.zeros(10), TypeError),
+        ("gram", torch.zeros(20, dtype=torch.float64)[::2], ValueError),
+        ("sums", torch.zeros(4, dtype=torch.float64), ValueError),
+        ("sums", torch.zeros(4, 2, dtype=torch.float64).T, ValueError),
+        ("expressed", torch.zeros(4), ValueError),
+        ("expressed", torch.zeros(5, dtype=torch.int64), ValueError),
+        ("indptr", torch.tensor([0, 2, 4, 5]), ValueError),
+        ("indptr", torch.tensor([0, 4, 2, 6]), ValueError),
+        ("indptr", torch.tensor([0, 2, 4, 6], dtype=torch.int32), ValueError),
+        ("indptr", torch.zeros(0, dtype=torch.int64), ValueError),
+        ("indices", torch.tensor([0, 1, 1, 2, 2, 4]), ValueError),
+        ("indices", torch.tensor([0, 1, 1, 2, 2, -1]), ValueError),
+        ("indices", torch.tensor([1, 0, 1, 2, 2, 3]), ValueError),
+        ("indices", torch.tensor([0, 0, 1, 2, 2, 3]), ValueError),
+        ("indices", torch.zeros(6), ValueError),
+        ("values", torch.ones(6), ValueError),
+        ("values", torch.ones(5, dtype=torch.float64), ValueError),
+        ("levels", torch.tensor([0, 1, 2]), ValueError),
+        ("levels", torch.tensor([0, 1, -1]), ValueError),
+        ("levels", torch.tensor([0, 1]), ValueError),
+        ("levels", torch.tensor([0, 1, 1], dtype=torch.int32), ValueError),
+    ],
+)
+def test_bad_input(name: str, value: Any, kind: type[Exception]) -> None:
+    arguments = good()
+    covariance_update(**arguments)
+    arguments = good()
+    with pytest.raises(kind, match=rf"^corrmask\.covariance_update: .*'{name}'"):
+        covariance_update(**{**arguments, name: value})
+    for accumulator in ("gram", "sums", "expressed"):
+        assert not arguments[accumulator].any(), "nothing is added where anything is wrong"

@@ -1,0 +1,423 @@
+"""The dependency graph: correlation against float64, thresholds, levels, several files, what is written."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import reference
+import scipy.sparse as sp
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import corrmask
+from corrmask.errors import InputError
+from corrmask.graph import GeneGraph, correlation_graph
+
+ad = pytest.importorskip("anndata")
+
+BOUND = 1e-5
+
+
+def make_counts(seed: int = 0, n_cells: int = 120, n_genes: int = 14) -> np.ndarray:
+    """Counts with shared factors; cells 0 and 7 are empty, gene 5 is never counted."""
+    rng = np.random.default_rng(seed)
+    factors = rng.gamma(1, 1, (n_cells, 3))
+    loadings = rng.gamma(0.5, 1, (3, n_genes)) * (rng.random((3, n_genes)) < 0.6)
+    counts = rng.poisson(factors @ loadings + 0.1).astype(np.float32)
+    counts[[0, 7]] = 0
+    counts[:, 5 % n_genes] = 0
+    return counts
+
+
+def make_cells(counts: np.ndarray, **obs: Any) -> Any:
+    return ad.AnnData(
+        sp.csr_matrix(counts),
+        obs=pd.DataFrame(obs, index=[f"cell{i}" for i in range(len(counts))]),
+        var=pd.DataFrame(index=[f"G{i}" for i in range(counts.shape[1])]),
+    )
+
+
+def sparse_csr(counts: np.ndarray) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        return torch.from_numpy(counts).to_sparse_csr()
+
+
+def dense(graph: GeneGraph) -> np.ndarray:
+    return graph.to_scipy().toarray()
+
+
+def assert_graph(
+    graph: GeneGraph, r64: np.ndarray, *, top_k: int, min_corr: float, usable: np.ndarray, positive: bool = False
+) -> None:
+    """Each row holds the strongest partners that there are, up to the bound on r."""
+    n_genes = len(r64)
+    assert graph.indptr.dtype == np.int64
+    assert graph.indices.dtype == np.int32
+    assert graph.weights.dtype == np.float32
+    assert graph.n_genes == n_genes
+    for gene in range(n_genes):
+        row = slice(graph.indptr[gene], graph.indptr[gene + 1])
+        partners, weights = graph.indices[row], graph.weights[row]
+        assert len(set(partners.tolist())) == len(partners) <= top_k
+        assert gene not in partners
+        assert usable[partners].all()
+        assert np.abs(weights - r64[gene, partners]).max(initial=0) <= BOUND
+        strength = weights if positive else np.abs(weights)
+        assert (strength >= np.float32(min_corr)).all()
+        assert list(zip(-strength, partners)) == sorted(zip(-strength, partners))
+        truth = r64[gene] if positive else np.abs(r64[gene])
+        left_out = np.setdiff1d(np.flatnonzero(usable), [*partners, gene])
+        if not usable[gene]:
+            assert len(partners) == 0
+        elif len(partners) == top_k:
+            assert (truth[left_out] <= strength.min() + BOUND).all()
+        else:
+            assert (truth[left_out] < min_corr + BOUND).all()
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 60),
+    st.integers(1, 14),
+    st.integers(1, 20),
+    st.sampled_from([0.05, 0.1, 0.3]),
+    st.integers(0, 20),
+    st.sampled_from(["absolute", "positive"]),
+    st.booleans(),
+)
+def test_equals_float64(
+    seed: int, n_cells: int, n_genes: int, top_k: int, min_corr: float, min_cells: int, sign: Any, within: bool
+) -> None:
+    counts = make_counts(seed, n_cells + 8, n_genes)
+    levels = np.random.default_rng(seed).choice(["a", "b", "c"], len(counts)) if within else None
+    graph = correlation_graph(
+        sp.csr_matrix(counts), top_k=top_k, min_corr=min_corr, min_cells=min_cells, sign=sign, within=levels
+    )
+    y = reference.log_normalize(counts)
+    r64 = reference.correlation(y, levels)
+    usable = ((counts > 0).sum(axis=0) >= min_cells) & (np.abs(r64).max(axis=0) > 0)
+    # a gene that varies but correlates with none has no edges either way
+    assert_graph(graph, r64, top_k=top_k, min_corr=min_corr, usable=usable, positive=sign == "positive")
+    assert graph.provenance["n_cells"] == len(counts)
+
+
+def test_every_kind_of_input_gives_the_same(tmp_path: Path) -> None:
+    counts = make_counts()
+    cells = make_cells(counts)
+    expected = correlation_graph(cells, min_corr=0)
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Writing zarr v2 data", UserWarning)
+        cells.write_zarr(tmp_path / "cells.zarr")
+    for data in (
+        sp.csr_matrix(counts),
+        sp.csr_array(counts.astype(np.float64)),
+        sp.csc_matrix(counts),
+        sparse_csr(counts),
+        counts,
+        tmp_path / "cells.h5ad",
+        str(tmp_path / "cells.zarr"),
+    ):
+        graph = correlation_graph(data, min_corr=0)
+        np.testing.assert_array_equal(graph.indices, expected.indices)
+        np.testing.assert_array_equal(graph.weights, expected.weights)
+        np.testing.assert_array_equal(graph.indptr, expected.indptr)
+    assert expected.var_names.tolist() == [f"G{i}" for i in range(14)]
+
+
+def test_memory_that_may_not_be_written(recwarn: pytest.WarningsRecorder) -> None:
+    matrix = sp.csr_matrix(make_counts())
+    expected = correlation_graph(matrix)
+    for part in (matrix.data, matrix.indices, matrix.indptr):
+        part.flags.writeable = False
+    np.testing.assert_array_equal(correlation_graph(matrix).weights, expected.weights)
+    assert len(recwarn) == 0
+
+
+def test_the_user_s_matrix_is_left_alone() -> None:
+    matrix = sp.csr_matrix(make_counts()).astype(np.float32)
+    before = [part.copy() for part in (matrix.data, matrix.indices, matrix.indptr)]
+    correlation_graph(matrix)
+    for part, copy in zip((matrix.data, matrix.indices, matrix.indptr), before):
+        np.testing.assert_array_equal(part, copy)
+
+
+def test_the_same_bytes_on_any_number_of_threads(set_threads: Callable[[int], None]) -> None:
+    matrix = sp.csr_matrix(make_counts(3, 600, 200))
+    graphs = []
+    for threads in (1, 2, 2):
+        set_threads(threads)
+        graphs.append(correlation_graph(matrix, min_corr=0.01))
+    for other in graphs[1:]:
+        for name in ("indptr", "indices", "weights"):
+            assert getattr(other, name).tobytes() == getattr(graphs[0], name).tobytes()
+        assert other.provenance["input_hash"] == graphs[0].provenance["input_hash"]
+
+
+def test_files_one_after_another_equal_one_file(tmp_path: Path) -> None:
+    counts = make_counts()
+    whole = correlation_graph(make_cells(counts), min_corr=0)
+    parts = [make_cells(counts[a:b]) for a, b in ((0, 1), (1, 70), (70, 120))]
+    graph = correlation_graph(parts, min_corr=0)
+    np.testing.assert_array_equal(graph.indices, whole.indices)
+    assert np.abs(graph.weights - whole.weights).max() <= BOUND
+
+
+def test_files_of_different_genes_share_what_all_measured() -> None:
+    """Totals are over all genes of a file; genes are those that every file has, in the order of the first."""
+    counts = make_counts(1, 200, 12)
+    first, second = make_cells(counts[:90]), make_cells(counts[90:])
+    first = first[:, [3, 0, 1, 2, 4, 6, 7]].copy()
+    second = second[:, [11, 4, 3, 2, 1, 0, 9]].copy()
+    graph = correlation_graph([first, second], min_corr=0, min_cells=1)
+    assert graph.var_names.tolist() == ["G3", "G0", "G1", "G2", "G4"]
+    y = np.vstack(
+        [
+            pd.DataFrame(reference.log_normalize(cells.X.toarray()), columns=cells.var_names)[
+                graph.var_names
+            ].to_numpy()
+            for cells in (first, second)
+        ]
+    )
+    r64 = reference.correlation(y)
+    assert_graph(graph, r64, top_k=16, min_corr=0, usable=np.ones(5, dtype=bool))
+
+
+def test_levels_by_column_by_array_and_across_files() -> None:
+    counts = make_counts(2, 150, 10)
+    counts[70:] = np.random.default_rng(0).poisson(counts[70:] * np.linspace(0, 4, 10))
+    donor = np.array(["x", "y", "z"])[np.random.default_rng(1).integers(0, 3, 150)]
+    cells = make_cells(counts, donor=pd.Categorical(donor))
+    r64 = reference.correlation(reference.log_normalize(counts), donor)
+    usable = np.abs(r64).max(axis=0) > 0
+    for graph in (
+        correlation_graph(cells, within="donor", min_corr=0.05, min_cells=1),
+        correlation_graph(cells, within=donor, min_corr=0.05, min_cells=1),
+        correlation_graph(cells, within=list(donor), min_corr=0.05, min_cells=1),
+        correlation_graph([cells[:40].copy(), cells[40:].copy()], within="donor", min_corr=0.05, min_cells=1),
+    ):
+        assert_graph(graph, r64, top_k=16, min_corr=0.05, usable=usable)
+        assert dict(zip(graph.provenance["levels"], graph.provenance["level_cells"])) == {
+            level: int((donor == level).sum()) for level in "xyz"
+        }
+    one_level = correlation_graph(cells, within=["all"] * 150, min_corr=0)
+    np.testing.assert_array_equal(one_level.weights, correlation_graph(cells, min_corr=0).weights)
+
+
+def test_genes_without_variance_have_no_edges() -> None:
+    """A constant that is not zero too: values are taken as they stand with `normalized`."""
+    rng = np.random.default_rng(4)
+    y = rng.random((60, 6)) * 3
+    y[:, 1] = 0
+    y[:, 2] = 1.1
+    y[:, 4] = 0.1
+    graph = correlation_graph(sp.csr_matrix(y), normalized=True, min_corr=0, min_cells=0)
+    r64 = reference.correlation(y)
+    usable = np.isin(np.arange(6), [0, 3, 5])
+    assert (np.abs(r64).max(axis=0) > 0).tolist() == usable.tolist()
+    assert_graph(graph, r64, top_k=16, min_corr=0, usable=usable)
+    assert graph.n_edges == 6
+
+
+def test_min_cells_is_met_by_what_equals_it() -> None:
+    counts = np.random.default_rng(5).poisson(2, (40, 4)).astype(np.float32)
+    counts[9:, 1] = 0
+    counts[:9, 1] = 5
+    counts[10:, 2] = 0
+    counts[:10, 2] = 7
+    matrix = dense(correlation_graph(sp.csr_matrix(counts), min_corr=0, min_cells=10))
+    assert not matrix[1].any()
+    assert not matrix[:, 1].any()
+    assert matrix[2].any()
+
+
+def test_ties_stand_by_ascending_gene() -> None:
+    counts = make_counts(6, 100, 8)
+    counts[:, [6, 2, 4]] = counts[:, [1]]
+    graph = correlation_graph(sp.csr_matrix(counts), top_k=2, min_corr=0.5)
+    for gene, partners in ((1, [2, 4]), (2, [1, 4]), (4, [1, 2]), (6, [1, 2])):
+        assert graph.indices[graph.indptr[gene] : graph.indptr[gene + 1]].tolist() == partners
+
+
+def test_positive_and_mutual() -> None:
+    counts = make_counts(7, 300, 30)
+    everything = correlation_graph(sp.csr_matrix(counts), top_k=3, min_corr=0)
+    assert (everything.weights < 0).any()
+    positive = correlation_graph(sp.csr_matrix(counts), top_k=3, min_corr=0, sign="positive")
+    assert (positive.weights >= 0).all()
+    mutual = correlation_graph(sp.csr_matrix(counts), top_k=3, min_corr=0, mutual=True)
+    listed = {
+        (g, int(u)) for g in range(30) for u in everything.indices[everything.indptr[g] : everything.indptr[g + 1]]
+    }
+    kept = {(g, int(u)) for g in range(30) for u in mutual.indices[mutual.indptr[g] : mutual.indptr[g + 1]]}
+    assert kept == {(g, u) for g, u in listed if (u, g) in listed}
+    assert 0 < len(kept) < len(listed)
+    np.testing.assert_array_equal(dense(mutual), dense(mutual).T)
+
+
+def test_top_k_larger_than_genes() -> None:
+    matrix = sp.csr_matrix(make_counts())
+    a, b = (correlation_graph(matrix, top_k=k, min_corr=0) for k in (13, 10**6))
+    np.testing.assert_array_equal(a.indices, b.indices)
+    assert a.provenance["parameters"]["top_k"] == 13
+
+
+def test_normalized_values_are_taken_as_they_stand() -> None:
+    counts = make_counts(8)
+    y = reference.log_normalize(counts)
+    a = correlation_graph(sp.csr_matrix(counts), min_corr=0)
+    b = correlation_graph(sp.csr_matrix(y), min_corr=0, normalized=True)
+    np.testing.assert_array_equal(a.indices, b.indices)
+    assert np.abs(a.weights - b.weights).max() <= BOUND
+
+
+def test_target_sum() -> None:
+    counts = make_counts(9)
+    graph = correlation_graph(sp.csr_matrix(counts), min_corr=0, min_cells=1, target_sum=50)
+    r64 = reference.correlation(reference.log_normalize(counts, 50))
+    assert_graph(graph, r64, top_k=16, min_corr=0, usable=np.abs(r64).max(axis=0) > 0)
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+@pytest.mark.parametrize("min_corr", [0.1, 0.999, 0])
+def test_written_and_read(tmp_path: Path, suffix: str, min_corr: float) -> None:
+    graph = correlation_graph(make_cells(make_counts()), min_corr=min_corr)
+    path = tmp_path / f"graph{suffix}"
+    graph.write(path)
+    read = GeneGraph.read(path)
+    for name in ("indptr", "indices", "weights", "var_names"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(graph, name))
+    assert read.provenance["parameters"]["min_corr"] == min_corr
+    assert read.provenance["n_cells"] == 120
+    assert read.provenance["input_hash"] == graph.provenance["input_hash"]
+    with pytest.raises(InputError, match="exists already"):
+        graph.write(path)
+    graph.write(path, overwrite=True)
+    adata = ad.read_h5ad(path) if suffix == ".h5ad" else ad.read_zarr(path)
+    assert sp.issparse(adata.varp["correlation"])
+    np.testing.assert_array_equal(adata.varp["correlation"].toarray(), dense(graph))
+    assert set(graph.provenance["versions"]) >= {"corrmask", "torch"}
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_graph_without_edges(tmp_path: Path) -> None:
+    graph = correlation_graph(np.eye(12, dtype=np.float32), min_cells=10)
+    assert graph.n_edges == 0
+    assert graph.hubs(2) == [("0", 0), ("1", 0)]
+    graph.write(tmp_path / "graph.h5ad")
+    assert GeneGraph.read(tmp_path / "graph.h5ad").n_edges == 0
+
+
+def test_hubs() -> None:
+    graph = GeneGraph(
+        np.array([0, 1, 2, 4]),
+        np.array([2, 2, 0, 1], dtype=np.int32),
+        np.ones(4, np.float32),
+        np.array(["a", "b", "c"]),
+    )
+    assert graph.in_degree().tolist() == [1, 1, 2]
+    assert graph.hubs(2) == [("c", 2), ("a", 1)]
+    assert graph.n_edges == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sign": "negative"}, "'sign'.*'negative'"),
+        ({"top_k": 0}, "'top_k'.*0"),
+        ({"top_k": 2.5}, "'top_k'.*2.5"),
+        ({"min_corr": -0.1}, "'min_corr'"),
+        ({"min_corr": float("nan")}, "'min_corr'"),
+        ({"min_corr": 2}, "'min_corr'"),
+        ({"target_sum": 0}, "'target_sum'"),
+        ({"target_sum": float("nan")}, "'target_sum'"),
+        ({"target_sum": float("inf")}, "'target_sum'"),
+        ({"device": "cuda"}, "'cuda'"),
+        ({"within": "donor"}, "donor"),
+        ({"within": ["a", "b"]}, "'within'.*120"),
+        ({"matrix": "layers/none"}, "none"),
+    ],
+)
+def test_bad_arguments(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        correlation_graph(make_cells(make_counts()), **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.5, "normalised"), (-1, "negative"), (np.nan, "finite")])
+def test_bad_counts(value: float, words: str) -> None:
+    counts = make_counts()
+    counts[3, 4] = value
+    with pytest.raises(InputError, match=words):
+        correlation_graph(sp.csr_matrix(counts))
+
+
+def test_no_gene_in_common() -> None:
+    other = make_cells(make_counts())
+    other.var_names = [f"H{i}" for i in range(14)]
+    with pytest.raises(InputError, match="no gene in common"):
+        correlation_graph([make_cells(make_counts()), other])
+
+
+def test_bad_graphs(tmp_path: Path) -> None:
+    cells = make_cells(make_counts())
+    with pytest.raises(InputError, match="varp has no 'correlation'"):
+        GeneGraph.from_anndata(cells)
+    for entries in ([(0, 0, 0.5)], [(0, 1, 1.5)], [(0, 1, np.nan)]):
+        row, col, value = zip(*entries)
+        cells.varp["correlation"] = sp.csr_matrix((value, (row, col)), shape=(14, 14))
+        with pytest.raises(InputError, match="hold correlations"):
+            GeneGraph.from_anndata(cells)
+    with pytest.raises(InputError, match="does not exist"):
+        GeneGraph.read(tmp_path / "none.h5ad")
+    graph = correlation_graph(make_cells(make_counts()))
+    with pytest.raises(InputError, match=r"\.h5ad or \.zarr"):
+        graph.write(tmp_path / "graph.csv")
+    path = tmp_path / "graph.h5ad"
+    graph.write(path)
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(InputError, match="cannot be read"):
+        GeneGraph.read(path)
+
+
+def test_another_tool_s_graph_is_put_in_order() -> None:
+    cells = make_cells(make_counts())
+    cells.varp["correlation"] = sp.csr_matrix(
+        (np.array([0.2, -0.9, 0.2, 0.9]), np.array([1, 4, 3, 2]), np.array([0, 4] + [4] * 13)), shape=(14, 14)
+    )
+    graph = GeneGraph.from_anndata(cells)
+    assert graph.indices.tolist() == [2, 4, 1, 3]
+    np.testing.assert_allclose(graph.weights, np.array([0.9, -0.9, 0.2, 0.2], dtype=np.float32))
+
+
+@pytest.mark.parametrize("within", [None, "dataset"])
+def test_real_cells_within_the_bound(data_dir: Path, within: str | None) -> None:
+    """Every r of 2,000 cells x 1,500 genes of blood, the most frequent genes and rare ones, against float64."""
+    cells = ad.read_h5ad(data_dir / "pbmc_corpus_core.h5ad")
+    rng = np.random.default_rng(0)
+    frequency = np.asarray((cells.X > 0).sum(axis=0)).ravel()
+    by_frequency = np.argsort(-frequency)
+    genes = np.sort(np.concatenate([by_frequency[:500], rng.choice(by_frequency[500:], 1000, replace=False)]))
+    cells = cells[np.sort(rng.choice(cells.n_obs, 2000, replace=False)), genes].copy()
+    graph = corrmask.correlation_graph(cells, top_k=1499, min_corr=0, min_cells=1, within=within)
+    y = reference.log_normalize(cells.X.toarray())
+    r64 = reference.correlation(y, None if within is None else cells.obs[within].astype(str).to_numpy())
+    assert np.abs(dense(graph) - r64).max() <= BOUND
+    varying = int((np.abs(r64).max(axis=0) > 0).sum())
+    assert graph.n_edges == varying * (varying - 1)
+    assert_graph(
+        correlation_graph(cells, within=within),
+        r64,
+        top_k=16,
+        min_corr=0.1,
+        usable=(np.asarray((cells.X > 0).sum(axis=0)).ravel() >= 10),
+    )

@@ -1,0 +1,222 @@
+"""From counts to a corpus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import reference
+import scipy.sparse as sp
+from test_medians import expected_medians
+
+from corrmask.corpus import Corpus
+from corrmask.errors import InputError
+from corrmask.tokenization import encode_chunk, tokenize
+from corrmask.vocabulary import Vocabulary
+
+ad = pytest.importorskip("anndata")
+pytest.importorskip("datasets")
+
+
+def make_counts(seed: int = 0, n_cells: int = 40, n_genes: int = 12) -> np.ndarray:
+    """Cells 0 and 5 are empty, gene 3 is never counted."""
+    counts = np.random.default_rng(seed).poisson(1.0, (n_cells, n_genes)).astype(np.float32)
+    counts[[0, 5]] = 0
+    counts[:, 3] = 0
+    return counts
+
+
+def make_cells(counts: np.ndarray, prefix: str = "G") -> Any:
+    n = len(counts)
+    return ad.AnnData(
+        sp.csr_matrix(counts),
+        obs=pd.DataFrame({"type": [f"t{i % 2}" for i in range(n)], "age": range(n)}, index=[f"c{i}" for i in range(n)]),
+        var=pd.DataFrame(index=[f"{prefix}{i}" for i in range(counts.shape[1])]),
+    )
+
+
+def expected_tokens(counts: np.ndarray, genes: list[str], vocabulary: Vocabulary, max_len: int) -> list[list[int]]:
+    """From the reference."""
+    matrix = sp.csr_array(counts)
+    tokens = vocabulary.tokens_of(genes)
+    assert vocabulary.medians is not None
+    medians = np.ones(len(tokens))
+    medians[tokens >= 0] = vocabulary.medians[tokens[tokens >= 0] - vocabulary.first_gene_token]
+    ids, lengths = reference.rank_encode(matrix.indptr, matrix.indices, matrix.data, medians, tokens, max_len=max_len)
+    return [row[:length].tolist() for row, length in zip(ids, lengths)]
+
+
+def tokens_in(path: Path) -> list[list[int]]:
+    corpus = Corpus.open(path)
+    batch = corpus.batch(np.arange(corpus.n_cells), 10**6)
+    return [row[:length].tolist() for row, length in zip(batch.input_ids, batch.lengths)]
+
+
+@pytest.mark.parametrize("max_len", [3, 2048])
+def test_from_counts_to_a_corpus(tmp_path: Path, max_len: int) -> None:
+    counts = make_counts()
+    stages: list[tuple[str, int, int | None]] = []
+    report = tokenize(
+        make_cells(counts),
+        tmp_path / "corpus",
+        obs=["type", "age"],
+        max_len=max_len,
+        progress=lambda *step: stages.append(step),
+    )
+    corpus = Corpus.open(tmp_path / "corpus")
+    vocabulary = corpus.vocabulary
+    genes = [f"G{i}" for i in range(12)]
+    assert vocabulary.genes.tolist() == [gene for gene in genes if gene != "G3"]
+    np.testing.assert_array_equal(vocabulary.medians, np.delete(expected_medians(counts), 3))
+    assert vocabulary.medians_origin == {"kind": "exact", "target_sum": 10000}
+    expected = expected_tokens(counts, genes, vocabulary, max_len)
+    assert tokens_in(tmp_path / "corpus") == expected
+    assert corpus.obs()["type"].tolist() == [f"t{i % 2}" for i in range(40)]
+    assert corpus.obs().index.tolist() == [f"c{i}" for i in range(40)]
+    assert {stage for stage, _, _ in stages} == {"medians", "tokenize"}
+    assert stages[-1] == ("tokenize", 40, 40)
+    empty = int((counts.sum(axis=1) == 0).sum())
+    assert report.n_empty_cells == empty >= 2
+    assert report.n_cells == corpus.n_cells == 40
+    assert report.n_tokens == sum(map(len, expected))
+    assert report.n_truncated_cells == int(((counts > 0).sum(axis=1) > max_len).sum())
+    assert (report.n_genes_in_files, report.n_genes_with_token) == (12, 11)
+    assert (report.medians, report.token_dtype) == ("exact", "uint16")
+    assert set(report.to_dict()) >= {"n_cells", "cells_per_second"}
+
+
+def test_several_files_unite_their_genes(tmp_path: Path) -> None:
+    first, second = make_cells(make_counts(1)), make_cells(make_counts(2, 30, 12))
+    second.var_names = [f"G{i}" for i in (11, 10, 20, 21, 0, 1, 2, 22, 4, 5, 6, 7)]
+    tokenize([first, second], tmp_path / "corpus", obs=["age"])
+    vocabulary = Corpus.open(tmp_path / "corpus").vocabulary
+    assert set(vocabulary.genes) == {f"G{i}" for i in (*range(12), 20, 22)} - {"G3"}
+    both = pd.concat(
+        [pd.DataFrame(cells.X.toarray().astype(np.float64), columns=cells.var_names) for cells in (first, second)]
+    ).fillna(0)[list(vocabulary.genes)]
+    np.testing.assert_array_equal(vocabulary.medians, expected_medians(both.to_numpy()))
+    expected = [
+        row
+        for cells in (first, second)
+        for row in expected_tokens(cells.X.toarray(), list(cells.var_names), vocabulary, 2048)
+    ]
+    assert tokens_in(tmp_path / "corpus") == expected
+
+
+def test_with_a_vocabulary(tmp_path: Path) -> None:
+    counts = make_counts()
+    vocabulary = Vocabulary(
+        np.array(["G7", "other", "G1"]), 10, {"<pad>": 3, "<mask>": 4}, np.array([2.0, np.nan, 0.5])
+    )
+    report = tokenize(make_cells(counts), tmp_path / "corpus", vocabulary=vocabulary)
+    genes = [f"G{i}" for i in range(12)]
+    assert tokens_in(tmp_path / "corpus") == expected_tokens(counts, genes, vocabulary, 2048)
+    assert report.n_genes_with_token == 2
+    assert Corpus.open(tmp_path / "corpus").vocabulary.hash == vocabulary.hash
+    # without medians they come from these cells, over the totals of all genes
+    bare = Vocabulary(vocabulary.genes, 10, {"<pad>": 3, "<mask>": 4})
+    tokenize(make_cells(counts), tmp_path / "bare", vocabulary=bare)
+    medians = Corpus.open(tmp_path / "bare").vocabulary.medians
+    assert medians is not None
+    np.testing.assert_array_equal(medians[[0, 2]], expected_medians(counts)[[7, 1]])
+
+
+def test_medians_beyond_the_budget(tmp_path: Path) -> None:
+    counts = make_counts(3)
+    report = tokenize(make_cells(counts), tmp_path / "corpus", memory_bytes=0)
+    vocabulary = Corpus.open(tmp_path / "corpus").vocabulary
+    assert report.medians == vocabulary.medians_origin["kind"] == "sketch"
+    expected = np.delete(expected_medians(counts), 3)
+    assert vocabulary.medians is not None
+    assert (np.abs(vocabulary.medians - expected) <= (1e-3 + 1e-12) * expected).all()
+
+
+def test_normalized_values_are_turned_back(tmp_path: Path) -> None:
+    """count is expm1(y): with the medians of these values the order is that of expm1(y) / median."""
+    y = reference.log_normalize(make_counts(4))
+    tokenize(make_cells(y), tmp_path / "corpus", normalized=True)
+    vocabulary = Corpus.open(tmp_path / "corpus").vocabulary
+    back = np.expm1(y)
+    np.testing.assert_allclose(vocabulary.medians, np.delete(expected_medians(back), 3), rtol=1e-12)
+    assert tokens_in(tmp_path / "corpus") == expected_tokens(back, [f"G{i}" for i in range(12)], vocabulary, 2048)
+
+
+def test_symbols_become_ids(tmp_path: Path) -> None:
+    table = tmp_path / "genes.tsv"
+    table.write_text("ensembl_id\tgene_name\n" + "".join(f"ENSG{i:011d}\tG{i}\n" for i in range(12)))
+    tokenize(make_cells(make_counts()), tmp_path / "corpus", gene_map=table)
+    assert Corpus.open(tmp_path / "corpus").vocabulary.genes[0] == "ENSG00000000000"
+
+
+def test_memory_that_may_not_be_written() -> None:
+    matrix = sp.csr_array(make_counts())
+    vocabulary = Vocabulary(np.array([f"G{i}" for i in range(12)]), medians=np.ones(12))
+    expected = encode_chunk(matrix, list(vocabulary.genes), vocabulary, max_len=5)
+    for part in (matrix.data, matrix.indices, matrix.indptr):
+        part.flags.writeable = False
+    got = encode_chunk(matrix, list(vocabulary.genes), vocabulary, max_len=5)
+    assert all(bool((a == b).all()) for a, b in zip(got, expected))
+
+
+def test_overwriting(tmp_path: Path) -> None:
+    path = tmp_path / "corpus"
+    tokenize(make_cells(make_counts()), path)
+    with pytest.raises(InputError, match="exists already"):
+        tokenize(make_cells(make_counts()), path)
+    tokenize(make_cells(make_counts()[:10]), path, overwrite=True)
+    assert Corpus.open(path).n_cells == 10
+    assert [p.name for p in tmp_path.iterdir()] == ["corpus"]
+
+
+def no_median(value: float) -> dict[str, Any]:
+    return {"vocabulary": Vocabulary(np.array(["G1", "G2"]), medians=np.array([1.0, value]))}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_len": 0}, "'max_len'"),
+        ({"obs": ["donor"]}, "no column 'donor'.*type"),
+        ({"obs": ["length"]}, "'length'"),
+        ({"vocabulary": Vocabulary(np.array(["x", "y"]), medians=np.ones(2))}, "no gene in common"),
+        (no_median(np.nan), "no positive median.*G2"),
+        (no_median(0), "no positive median.*G2"),
+        (no_median(-1), "no positive median.*G2"),
+        ({"matrix": "raw"}, "raw"),
+        ({"gene_column": "symbol"}, "symbol"),
+        ({"gene_map": "none.tsv"}, r"none\.tsv"),
+    ],
+)
+def test_bad_input(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        tokenize(make_cells(make_counts()), tmp_path / "corpus", **options)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.5, "normalised"), (-1, "negative"), (np.nan, "finite")])
+def test_bad_counts(tmp_path: Path, value: float, words: str) -> None:
+    counts = make_counts()
+    counts[7, 2] = value
+    vocabulary = Vocabulary(np.array(["G1", "G2"]), medians=np.ones(2))
+    for given in (None, vocabulary):
+        with pytest.raises(InputError, match=words):
+            tokenize(make_cells(counts), tmp_path / "corpus", vocabulary=given)
+        assert not list(tmp_path.iterdir())
+
+
+def test_cells_without_any_counts(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no cell has any counts"):
+        tokenize(make_cells(np.zeros((3, 2), dtype=np.float32)), tmp_path / "corpus")
+    vocabulary = Vocabulary(np.array(["G0"]), medians=np.ones(1))
+    report = tokenize(make_cells(np.zeros((3, 2), dtype=np.float32)), tmp_path / "corpus", vocabulary=vocabulary)
+    assert (report.n_cells, report.n_empty_cells, report.n_tokens) == (3, 3, 0)
+    assert tokens_in(tmp_path / "corpus") == [[], [], []]
+
+
+def test_encoding_needs_medians() -> None:
+    with pytest.raises(InputError, match="no medians"):
+        encode_chunk(sp.csr_array(make_counts()), ["G1"] * 12, Vocabulary(np.array(["G1"])), max_len=4)
