@@ -7,23 +7,10 @@ import sys
 
 import pytest
 
-EXTRAS = set(
-    [
-        "cupy",
-        "datasets",
-        "igraph",
-        "jinja2",
-        "matplotlib",
-        "pyarrow",
-        "rich",
-        "safetensors",
-        "sklearn",
-        "tensorboard",
-        "transformers",
-        "typer",
-        "umap",
-    ]
-)
+EXTRAS = {
+    *("cupy", "datasets", "igraph", "jinja2", "matplotlib", "pyarrow", "rich", "safetensors", "sklearn"),
+    *("tensorboard", "transformers", "typer", "umap"),
+}
 PROGRAM = """
 import sys
 import torch
