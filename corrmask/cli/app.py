@@ -11,6 +11,7 @@ import typer
 
 from corrmask.cli.audit import audit
 from corrmask.cli.console import err
+from corrmask.cli.demo import demo
 from corrmask.cli.embed import embed
 from corrmask.cli.evaluate import app as evaluate_app
 from corrmask.cli.graph import graph
@@ -72,6 +73,7 @@ app.command()(graph)
 app.command()(pretrain)
 app.command()(embed)
 app.command()(audit)
+app.command()(demo)
 
 
 if __name__ == "__main__":
