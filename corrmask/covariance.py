@@ -11,6 +11,7 @@ import torch
 
 from corrmask import ops
 from corrmask.errors import InputError
+from corrmask.ops.covariance_update import panels_offset, panels_size
 
 # A centred sum of squares below this share of the raw one is rounding: float64 sums of 10**7 equal values, added one
 # after another, err by 1e-10 to 1e-9 of themselves. A gene of mean^2 / variance <= 1e4 is far above.
@@ -34,9 +35,13 @@ class Covariance:
     n_genes
         Number of genes G.
     gram
-        float64 tensor [G (G + 1) / 2]: sums of y_i * y_j, the upper triangle row after row.
+        float64 tensor: sums of y_i * y_j, genes by rank, in panels, as `corrmask.ops.covariance_update` keeps them.
+    ranks
+        int32 tensor [G]: the place of each gene in `gram`, by falling frequency in the first chunk.
     sums
         float64 tensor [n_levels, G]: sums of y in each level.
+    squares
+        float64 tensor [G]: sums of y * y.
     expressed
         int64 tensor [G]: cells with y > 0.
     level_cells
@@ -45,12 +50,14 @@ class Covariance:
 
     n_genes: int
     gram: torch.Tensor = field(init=False)
+    ranks: torch.Tensor = field(init=False)
     sums: torch.Tensor = field(init=False)
+    squares: torch.Tensor = field(init=False)
     expressed: torch.Tensor = field(init=False)
     level_cells: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        size = self.n_genes * (self.n_genes + 1) // 2
+        size = panels_size(self.n_genes)
         try:
             self.gram = torch.zeros(size, dtype=torch.float64)
         except RuntimeError:
@@ -59,6 +66,8 @@ class Covariance:
                 "use fewer genes or a larger machine"
             ) from None
         self.sums = torch.zeros((0, self.n_genes), dtype=torch.float64)
+        self.ranks = torch.arange(self.n_genes, dtype=torch.int32)
+        self.squares = torch.zeros(self.n_genes, dtype=torch.float64)
         self.expressed = torch.zeros(self.n_genes, dtype=torch.int64)
 
     @property
@@ -69,7 +78,7 @@ class Covariance:
     @property
     def memory_bytes(self) -> int:
         """Bytes of the accumulators."""
-        return 8 * (self.gram.numel() + self.sums.numel() + self.expressed.numel())
+        return 8 * (self.gram.numel() + self.sums.numel() + 2 * self.n_genes)
 
     def _rows_of_levels(self, names: Sequence[str]) -> np.ndarray:
         """The row of `sums` of each level; a new level gets a new row."""
@@ -97,13 +106,18 @@ class Covariance:
         levels
             [n] names of the level of each cell (for correlation within levels); None puts all into one.
         """
-        if not values.has_sorted_indices:
-            values = values.sorted_indices()
+        if self.n_cells == 0:
+            frequency = np.bincount(values.indices, minlength=self.n_genes)
+            ranks = np.empty(self.n_genes, dtype=np.int32)
+            ranks[np.argsort(-frequency, kind="stable")] = np.arange(self.n_genes, dtype=np.int32)
+            self.ranks = torch.from_numpy(ranks)
         level_rows = self._level_rows(np.full(values.shape[0], "all") if levels is None else np.asarray(levels))
         ops.covariance_update(
             self.gram,
             self.sums,
+            self.squares,
             self.expressed,
+            self.ranks,
             torch.from_numpy(values.indptr.astype(np.int64, copy=False)),
             torch.from_numpy(np.require(values.indices, requirements="W")),  # torch warns of read-only memory
             torch.from_numpy(np.require(values.data, requirements="W")),
@@ -120,12 +134,43 @@ class Covariance:
         """
         if other.n_genes != self.n_genes:
             raise InputError(f"covariance: accumulators of {self.n_genes} and {other.n_genes} genes cannot be added")
+        self._add_gram(other)
         rows = self._rows_of_levels(list(other.level_cells))
         for name, cells in other.level_cells.items():
             self.level_cells[name] += cells
         self.sums[torch.from_numpy(rows)] += other.sums
-        self.gram += other.gram
+        self.squares += other.squares
         self.expressed += other.expressed
+
+    def _add_gram(self, other: Covariance) -> None:
+        """Add the Gram matrix of another order of genes, panel row by panel row."""
+        if other.n_cells == 0:
+            return
+        if self.n_cells == 0:
+            self.ranks = other.ranks.clone()
+        if torch.equal(self.ranks, other.ranks):
+            self.gram += other.gram
+            return
+        theirs = other.ranks.numpy().astype(np.int64)
+        gene_at = np.argsort(self.ranks.numpy())
+        for low in range(self.n_genes):
+            high = np.arange(low, self.n_genes)
+            a, b = theirs[gene_at[low]], theirs[gene_at[high]]
+            place = panels_offset(np.minimum(a, b), np.maximum(a, b), self.n_genes)
+            self.gram[torch.from_numpy(panels_offset(np.full_like(high, low), high, self.n_genes))] += other.gram[
+                torch.from_numpy(place)
+            ]
+
+    def correlation(self, min_cells: int = 1) -> np.ndarray:
+        """All correlations: float64 [G, G], for few genes; 0 where `inverse_sd` is, the diagonal included."""
+        genes = np.arange(self.n_genes)
+        ranks = self.ranks.numpy().astype(np.int64)
+        low, high = np.minimum(ranks[:, None], ranks), np.maximum(ranks[:, None], ranks)
+        gram = self.gram.numpy()[panels_offset(low, high, self.n_genes)]
+        factors, inverse = self.mean_factors().numpy(), self.inverse_sd(min_cells).numpy()
+        r = (gram - factors.T @ factors) * np.outer(inverse, inverse)
+        np.fill_diagonal(r, np.where(inverse > 0, 1.0, 0.0))
+        return r
 
     def mean_factors(self) -> torch.Tensor:
         """sqrt(cells) * mean of each gene in each level: float64 [n_levels, G]; their products centre the Gram."""
@@ -134,8 +179,6 @@ class Covariance:
 
     def inverse_sd(self, min_cells: int) -> torch.Tensor:
         """1 / sqrt(centred sum of squares): float64 [G]; 0 for constant genes and those in fewer than `min_cells`."""
-        diagonal = np.cumsum(np.arange(self.n_genes, 0, -1)) - np.arange(self.n_genes, 0, -1)
-        squares = self.gram[torch.from_numpy(diagonal)]
-        centred = squares - self.mean_factors().square().sum(dim=0)
-        varies = (centred > _CONSTANT * squares) & (self.expressed >= min_cells)
+        centred = self.squares - self.mean_factors().square().sum(dim=0)
+        varies = (centred > _CONSTANT * self.squares) & (self.expressed >= min_cells)
         return torch.where(varies, centred.clamp_min(0).rsqrt(), 0.0)

@@ -72,7 +72,8 @@ class GeneGraph:
 
     def to_scipy(self) -> sp.csr_array:
         """CSR [G, G] of signed correlations; within a row strongest first, so indices are not sorted."""
-        return sp.csr_array((self.weights, self.indices, self.indptr), shape=(self.n_genes, self.n_genes))
+        # A copy: what scipy sorts or sums in place would part the graph's weights from their partners.
+        return sp.csr_array((self.weights, self.indices, self.indptr), shape=(self.n_genes, self.n_genes), copy=True)
 
     def to_anndata(self) -> AnnData:
         """Genes in `var`, the graph in ``varp["correlation"]``, provenance in ``uns["corrmask"]``; no cells."""
@@ -243,6 +244,7 @@ def correlation_graph(
     top_k_found, n_genes = min(top_k, max(1, len(genes) - 1)), len(genes)
     partners, weights = ops.topk_edges(
         accumulated.gram,
+        accumulated.ranks,
         accumulated.mean_factors(),
         accumulated.inverse_sd(min_cells),
         top_k=top_k_found,

@@ -16,9 +16,11 @@ STABLE_TORCH_LIBRARY(corrmask, m) {
       "rank_encode(Tensor indptr, Tensor indices, Tensor counts, Tensor medians, Tensor gene_tokens, *, int max_len, "
       "int pad_id) -> (Tensor, Tensor)");
   m.def(
-      "covariance_update(Tensor(a!) gram, Tensor(b!) sums, Tensor(c!) expressed, Tensor indptr, Tensor indices, "
+      "covariance_update(Tensor(a!) gram, Tensor(b!) sums, Tensor(c!) squares, Tensor(d!) expressed, Tensor ranks, "
+      "Tensor indptr, Tensor indices, "
       "Tensor values, Tensor levels) -> ()");
   m.def(
-      "topk_edges(Tensor gram, Tensor mean_factors, Tensor inverse_sd, *, int top_k, float min_corr, bool positive) -> "
+      "topk_edges(Tensor gram, Tensor ranks, Tensor mean_factors, Tensor inverse_sd, *, int top_k, float min_corr, "
+      "bool positive) -> "
       "(Tensor, Tensor)");
 }

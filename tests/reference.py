@@ -228,8 +228,10 @@ def rank_encode(
     return input_ids, lengths
 
 
-def covariance_update(y: np.ndarray, levels: np.ndarray, n_levels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a chunk of cells [N, G] adds: Gram triangle [G (G + 1) / 2], sums [n_levels, G], expressed [G]."""
+def covariance_update(
+    y: np.ndarray, levels: np.ndarray, n_levels: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What a chunk of cells [N, G] adds: Gram matrix [G, G], sums [n_levels, G], squares [G], expressed [G]."""
     n_cells, n_genes = y.shape
     assert levels.shape == (n_cells,)
     gram = np.zeros((n_genes, n_genes))
@@ -237,7 +239,35 @@ def covariance_update(y: np.ndarray, levels: np.ndarray, n_levels: int) -> tuple
     for cell, level in zip(y, levels):
         gram += np.outer(cell, cell)
         sums[level] += cell
-    return gram[np.triu_indices(n_genes)], sums, (y > 0).sum(axis=0)
+    return gram, sums, (y**2).sum(axis=0), (y > 0).sum(axis=0)
+
+
+def panel_places(ranks: np.ndarray) -> tuple[np.ndarray, int]:
+    """Where each pair of genes stands in the panels of 128 [G, G], counted entry by entry, and how many entries."""
+    n_genes = len(ranks)
+    place, size = np.zeros((n_genes, n_genes), dtype=np.int64), 0
+    gene_at = np.argsort(ranks)
+    for first in range(0, n_genes, 128):
+        for high in range(first, n_genes):
+            for low in range(first, min(first + 128, high + 1, n_genes)):
+                place[gene_at[low], gene_at[high]] = place[gene_at[high], gene_at[low]] = size + low - first
+            size += 128
+    return place, size
+
+
+def unpack(gram: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """The Gram matrix [G, G] out of its panels."""
+    place, size = panel_places(ranks)
+    assert gram.shape == (size,)
+    return gram[place]
+
+
+def pack(gram: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """The panels of a Gram matrix [G, G]; what is never read is NaN."""
+    place, size = panel_places(ranks)
+    panels = np.full(size, np.nan)
+    panels[place] = gram
+    return panels
 
 
 def log_normalize(counts: np.ndarray, target_sum: float = 1e4) -> np.ndarray:
@@ -271,11 +301,9 @@ def correlation(y: np.ndarray, levels: np.ndarray | None = None) -> np.ndarray:
 def correlation_from_gram(gram: np.ndarray, mean_factors: np.ndarray, inverse_sd: np.ndarray) -> np.ndarray:
     """r as the operator defines it, rounded to float32: [G, G]."""
     n_genes = len(inverse_sd)
-    assert gram.shape == (n_genes * (n_genes + 1) // 2,)
+    assert gram.shape == (n_genes, n_genes)
     assert mean_factors.shape[1:] == (n_genes,)
-    covariance = np.zeros((n_genes, n_genes))
-    covariance[np.triu_indices(n_genes)] = gram
-    covariance = np.triu(covariance) + np.triu(covariance, 1).T
+    covariance = gram
     for factors in mean_factors:
         covariance = covariance - np.outer(factors, factors)
     return np.clip(covariance * np.outer(inverse_sd, inverse_sd), -1, 1).astype(np.float32)

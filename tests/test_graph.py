@@ -421,3 +421,19 @@ def test_real_cells_within_the_bound(data_dir: Path, within: str | None) -> None
         min_corr=0.1,
         usable=(np.asarray((cells.X > 0).sum(axis=0)).ravel() >= 10),
     )
+
+
+def test_what_is_made_from_a_graph_leaves_it_alone() -> None:
+    pytest.importorskip("igraph")
+    from corrmask.modules import find_modules
+    from corrmask.rewiring import rewire
+
+    counts = np.random.default_rng(11).poisson(1.0, (200, 30))
+    counts[:, 15:] += counts[:, :15]
+    graph = correlation_graph(sp.csr_array(counts.astype(np.float32)), min_corr=0)
+    before = [graph.indptr.copy(), graph.indices.copy(), graph.weights.copy()]
+    find_modules(graph)
+    rewire(graph)
+    graph.to_scipy().sum_duplicates()
+    for array, copy in zip((graph.indptr, graph.indices, graph.weights), before):
+        np.testing.assert_array_equal(array, copy)

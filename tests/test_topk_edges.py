@@ -20,7 +20,19 @@ from corrmask.ops import topk_edges
 def moments(y: np.ndarray, levels: np.ndarray | None = None, min_cells: int = 0) -> tuple[torch.Tensor, ...]:
     covariance = Covariance(y.shape[1])
     covariance.update(sp.csr_array(y), levels)
-    return covariance.gram, covariance.mean_factors(), covariance.inverse_sd(min_cells)
+    return covariance.gram, covariance.ranks, covariance.mean_factors(), covariance.inverse_sd(min_cells)
+
+
+def given_gram(gram: list[list[float]]) -> tuple[torch.Tensor, ...]:
+    """A Gram matrix as it stands: means 0, scales 1, genes in reversed order."""
+    n_genes = len(gram)
+    ranks = np.arange(n_genes, dtype=np.int32)[::-1].copy()
+    return (
+        torch.from_numpy(reference.pack(np.array(gram).reshape(n_genes, n_genes), ranks)),
+        torch.from_numpy(ranks),
+        torch.zeros(1, n_genes, dtype=torch.float64),
+        torch.ones(n_genes, dtype=torch.float64),
+    )
 
 
 def random_y(rng: np.random.Generator, n_cells: int, n_genes: int) -> np.ndarray:
@@ -33,8 +45,9 @@ def random_y(rng: np.random.Generator, n_cells: int, n_genes: int) -> np.ndarray
 
 
 def expected(arguments: tuple[torch.Tensor, ...], **options: Any) -> tuple[np.ndarray, np.ndarray]:
-    r = reference.correlation_from_gram(*(argument.numpy() for argument in arguments))
-    return reference.topk_edges(r, arguments[2].numpy() != 0, **options)
+    gram, ranks, factors, scale = (argument.numpy() for argument in arguments)
+    r = reference.correlation_from_gram(reference.unpack(gram, ranks), factors, scale)
+    return reference.topk_edges(r, scale != 0, **options)
 
 
 @settings(max_examples=80)
@@ -103,25 +116,23 @@ def test_a_gene_is_not_its_own_partner_and_negative_edges_count() -> None:
 
 def test_genes_without_scale_have_no_edges() -> None:
     y = np.random.default_rng(3).random((30, 4))
-    gram, factors, scale = moments(y)
+    gram, ranks, factors, scale = moments(y)
     scale[2] = 0
-    partners, _ = topk_edges(gram, factors, scale, top_k=3, min_corr=0)
+    partners, _ = topk_edges(gram, ranks, factors, scale, top_k=3, min_corr=0)
     assert (partners[2] == -1).all()
     assert not (partners == 2).any()
     assert [set(partners[g].tolist()) - {-1} for g in (0, 1, 3)] == [{1, 3}, {0, 3}, {0, 1}]
 
 
 def test_the_threshold_is_met_by_what_equals_it() -> None:
-    gram = torch.tensor([1.0, 0.5, 0.25, 1.0, 0, 1.0], dtype=torch.float64)
-    arguments = (gram, torch.zeros(1, 3, dtype=torch.float64), torch.ones(3, dtype=torch.float64))
+    arguments = given_gram([[1, 0.5, 0.25], [0.5, 1, 0], [0.25, 0, 1]])
     assert topk_edges(*arguments, top_k=2, min_corr=0.5)[0].tolist() == [[1, -1], [0, -1], [-1, -1]]
     assert topk_edges(*arguments, top_k=2, min_corr=0.25)[0].tolist() == [[1, 2], [0, -1], [0, -1]]
     assert topk_edges(*arguments, top_k=2, min_corr=0)[0].tolist() == [[1, 2], [0, 2], [0, 1]]
 
 
 def test_r_is_held_to_one_and_nan_is_no_edge() -> None:
-    gram = torch.tensor([1.0, 1.0000001, np.nan, 1.0, -1.0000001, 1.0], dtype=torch.float64)
-    arguments = (gram, torch.zeros(1, 3, dtype=torch.float64), torch.ones(3, dtype=torch.float64))
+    arguments = given_gram([[1, 1.0000001, np.nan], [1.0000001, 1, -1.0000001], [np.nan, -1.0000001, 1]])
     partners, weights = topk_edges(*arguments, top_k=2, min_corr=0)
     assert partners.tolist() == [[1, -1], [0, 2], [1, -1]]
     assert weights.tolist() == [[1, 0], [1, -1], [-1, 0]]
@@ -129,11 +140,7 @@ def test_r_is_held_to_one_and_nan_is_no_edge() -> None:
 
 @pytest.mark.parametrize("n_genes", [0, 1])
 def test_too_few_genes(n_genes: int) -> None:
-    arguments = (
-        torch.ones(n_genes, dtype=torch.float64),
-        torch.zeros(1, n_genes, dtype=torch.float64),
-        torch.ones(n_genes, dtype=torch.float64),
-    )
+    arguments = given_gram([[1.0]] * n_genes)
     partners, weights = topk_edges(*arguments, top_k=2, min_corr=0)
     assert partners.tolist() == [[-1, -1]] * n_genes
     assert weights.shape == (n_genes, 2)
@@ -149,7 +156,10 @@ def test_opcheck() -> None:
     ("name", "value", "kind"),
     [
         ("gram", torch.zeros(5, dtype=torch.float64), ValueError),
-        ("gram", torch.zeros(6), ValueError),
+        ("gram", torch.zeros(3 * 128), ValueError),
+        ("ranks", torch.tensor([0, 1, 1], dtype=torch.int32), ValueError),
+        ("ranks", torch.tensor([0, 1, 3], dtype=torch.int32), ValueError),
+        ("ranks", torch.tensor([0, 1, 2]), ValueError),
         ("gram", None, TypeError),
         ("mean_factors", torch.zeros(3, dtype=torch.float64), ValueError),
         ("mean_factors", torch.zeros(1, 4, dtype=torch.float64), ValueError),
@@ -165,7 +175,7 @@ def test_opcheck() -> None:
     ],
 )
 def test_bad_input(name: str, value: Any, kind: type[Exception]) -> None:
-    good = dict(zip(("gram", "mean_factors", "inverse_sd"), moments(np.random.default_rng(5).random((9, 3)))))
+    good = dict(zip(("gram", "ranks", "mean_factors", "inverse_sd"), moments(np.random.default_rng(5).random((9, 3)))))
     topk_edges(**good, top_k=2, min_corr=0.1)
     with pytest.raises(kind, match=rf"^corrmask\.topk_edges: '{name}'"):
         topk_edges(**{**good, "top_k": 2, "min_corr": 0.1, name: value})

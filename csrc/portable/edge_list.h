@@ -1,4 +1,4 @@
-// The strongest partners of one gene, kept while candidates pass by in ascending order of gene.
+// The strongest partners of one gene, kept while candidates pass by in any order.
 #pragma once
 
 #include <cstdint>
@@ -13,23 +13,25 @@ struct Edge {
   int32_t gene;
 };
 
-// Room for `capacity` edges, strongest first; of equal ones the lower gene stands first, because it came first.
+// Stronger first, of equal ones the lower gene.
+CORRMASK_HOST_DEVICE bool stands_before(const Edge& a, const Edge& b) {
+  return a.strength != b.strength ? a.strength > b.strength : a.gene < b.gene;
+}
+
+// Room for `capacity` edges, in order.
 struct EdgeList {
   Edge* edges;       // [capacity]
   int32_t capacity;  // top_k
   int32_t size;      // edges held
-  float least;       // a candidate of this strength is admitted while there is room
-  float to_exceed;   // once full: a candidate must exceed this
+  float least;       // below this a candidate cannot be admitted: min_corr, and once full the weakest edge held
 
-  CORRMASK_HOST_DEVICE bool admits(float strength) const {  // false for NaN
-    return size < capacity ? strength >= least : strength > to_exceed;
-  }
-
-  CORRMASK_HOST_DEVICE void insert(Edge edge) {
+  CORRMASK_HOST_DEVICE void offer(const Edge& edge) {
+    if (!(edge.strength >= least)) return;  // NaN goes too
+    if (size == capacity && !stands_before(edge, edges[size - 1])) return;
     int32_t place = size < capacity ? size++ : capacity - 1;
-    for (; place > 0 && edges[place - 1].strength < edge.strength; --place) edges[place] = edges[place - 1];
+    for (; place > 0 && stands_before(edge, edges[place - 1]); --place) edges[place] = edges[place - 1];
     edges[place] = edge;
-    to_exceed = edges[size - 1].strength;
+    if (size == capacity) least = edges[size - 1].strength;
   }
 };
 
