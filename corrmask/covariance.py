@@ -161,17 +161,6 @@ class Covariance:
                 torch.from_numpy(place)
             ]
 
-    def correlation(self, min_cells: int = 1) -> np.ndarray:
-        """All correlations: float64 [G, G], for few genes; 0 where `inverse_sd` is, the diagonal included."""
-        genes = np.arange(self.n_genes)
-        ranks = self.ranks.numpy().astype(np.int64)
-        low, high = np.minimum(ranks[:, None], ranks), np.maximum(ranks[:, None], ranks)
-        gram = self.gram.numpy()[panels_offset(low, high, self.n_genes)]
-        factors, inverse = self.mean_factors().numpy(), self.inverse_sd(min_cells).numpy()
-        r = (gram - factors.T @ factors) * np.outer(inverse, inverse)
-        np.fill_diagonal(r, np.where(inverse > 0, 1.0, 0.0))
-        return r
-
     def mean_factors(self) -> torch.Tensor:
         """sqrt(cells) * mean of each gene in each level: float64 [n_levels, G]; their products centre the Gram."""
         cells = torch.tensor(list(self.level_cells.values()), dtype=torch.float64)

@@ -57,12 +57,11 @@ def imported(path: Path, *, at_load: bool = False) -> set[str]:
             elif isinstance(child, ast.ImportFrom) and child.module:
                 assert child.level == 0, f"{path}: imports are absolute here"
                 names.update(f"{child.module}.{alias.name}" for alias in child.names)
-            elif at_load and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-                continue
-            elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-                continue
             else:
-                visit(child)
+                in_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+                for_types = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+                if not for_types and not (at_load and in_function):
+                    visit(child)
 
     visit(ast.parse(path.read_text()))
     return names

@@ -188,9 +188,9 @@ def _limits(
     rare = sum(one["rare"] for one in next(s for s in annotation["scores"] if s["level"] is None)["types"])
     share = annotation["settings"]["rare_below"]
     sentences.append(
-        f"{rare} types are rare (below {share:.0%} of the cells they are scored among)."
+        f"{rare} types are rare (below {100 * share:g} % of the cells they are scored among)."
         if rare
-        else f"No type is rare (below {share:.0%} of the cells), so that this run says nothing about rare types."
+        else f"No type is rare (below {100 * share:g} % of the cells), so that this run says nothing about rare types."
     )
     if settings.within:
         sentences.append(

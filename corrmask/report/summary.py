@@ -65,7 +65,8 @@ def _leakage(audit: Mapping[str, Any]) -> str:
     return (
         f"Leakage: {share['random']} of the genes masked at random have a visible partner with "
         f"|r| ≥ {random['threshold']:g} in the same cell, and {share['corr']} of those masked by corr, which is "
-        f"{change}{beside}."
+        f"{change}{beside}. With every gene counted as often as the cells hold it, and not as often as it is masked, "
+        f"that is {100 * random['standardised']:.1f} % and {100 * corr['standardised']:.1f} %."
     )
 
 
