@@ -47,7 +47,7 @@ def demo(
     heads: Annotated[int, typer.Option(help="Attention heads of each layer.")] = 4,
     max_len: Annotated[int, typer.Option(help="Genes of a cell that a model reads, the highest ranks first.")] = 128,
     batch_size: Annotated[int, typer.Option(help="Cells of an update.")] = 32,
-    lr: Annotated[float, typer.Option(help="Largest learning rate.")] = 1e-3,
+    lr: Annotated[float, typer.Option(help="Largest learning rate.")] = 3e-3,
     rate: Annotated[float, typer.Option(help="Share of each cell's genes that is masked.")] = 0.15,
     top_k: Annotated[int, typer.Option(help="Most partners of a gene.")] = 16,
     min_corr: Annotated[float, typer.Option(help="Least |r| of an edge.")] = 0.1,

@@ -32,7 +32,7 @@ def prepare(folder: Path, record: dict[str, Any], overwrite: bool) -> bool:
                 "(overwrite=True) or choose another name"
             )
         if not overwrite:
-            record["stages"] = earlier["stages"]
+            record |= {name: earlier[name] for name in ("stages", "tokenize") if name in earlier}
             return False
         shutil.rmtree(folder)
     created = not folder.exists()

@@ -60,7 +60,7 @@ class DemoSettings:
     heads: int = 4
     max_len: int = 128
     batch_size: int = 32
-    lr: float = 1e-3
+    lr: float = 3e-3
     rate: float = 0.15
     top_k: int = 16
     min_corr: float = 0.1
