@@ -1,12 +1,11 @@
-// What sample_groups and mask_tokens share: a batch of cells, the groups, and the loop over cells.
+// What sample_groups and mask_tokens share: a batch of cells, the groups, and the loop over cells (cell_batch.cpp).
 #pragma once
 
-#include <algorithm>
-#include <atomic>
 #include <optional>
-#include <vector>
+#include <utility>
 
 #include "../checks.h"
+#include "../portable/corruption.h"
 #include "../portable/group_sampling.h"
 
 namespace corrmask {
@@ -40,14 +39,21 @@ struct CellBatch {
       check_tensor(**threshold, op, name, ScalarType::Long, 1);
       check((*threshold)->size(0) == vocabulary, op, "'", name, "' must be [", vocabulary, "]");
     }
-    table = {data<int32_t>(token_group),
+    const int32_t* groups = data<int32_t>(token_group);
+    int64_t gene_lo = 0;
+    while (gene_lo < vocabulary && groups[gene_lo] == kSpecialToken) ++gene_lo;
+    int64_t gene_hi = gene_lo;
+    while (gene_hi < vocabulary && groups[gene_hi] != kSpecialToken) ++gene_hi;
+    table = {groups,
              data<int64_t>(group_indptr),
              data<int32_t>(group_tokens),
              accept ? data<int64_t>(*accept) : nullptr,
              take ? data<int64_t>(*take) : nullptr,
              vocabulary,
              group_indptr.size(0) - 1,
-             group_tokens.size(0)};
+             group_tokens.size(0),
+             gene_lo,
+             gene_hi};
     parameters = {static_cast<uint64_t>(*data<int64_t>(seed)),
                   static_cast<uint32_t>(*data<int64_t>(epoch)),
                   rate_ppm,
@@ -63,39 +69,10 @@ struct CellBatch {
     }
   }
 
-  // Calls then(row, tokens [width], owner [width]) for every cell, on as many threads as torch has; owner arrives
-  // sampled, and is a row of `owners` where that is given, else a row that the next cell overwrites.
-  template <class Token, class Then>
-  void for_each_cell(const char* op, int32_t* owners, const Then& then) const {
-    const Token* tokens = data<Token>(input_ids);
-    const int64_t* n = data<int64_t>(lengths);
-    const int64_t* ids = data<int64_t>(cell_ids);
-    std::atomic<int64_t> faulty_row{-1};
-    std::atomic<int> faults{kSound};
-    torch::stable::parallel_for(0, n_cells, 4, [&](int64_t begin, int64_t end) {
-      std::vector<uint64_t> present((table.vocabulary + 63) / 64, 0);
-      std::vector<int32_t> first_position(table.vocabulary);
-      std::vector<int32_t> eligible(width);
-      std::vector<int32_t> reused(owners == nullptr ? width : 0);
-      const CellScratch scratch{present.data(), first_position.data(), eligible.data()};
-      for (int64_t b = begin; b < end; ++b) {
-        const Token* row = tokens + b * width;
-        int32_t* owner = owners == nullptr ? reused.data() : owners + b * width;
-        std::fill_n(owner, width, kVisible);
-        const int fault =
-            sample_groups_in_cell(row, n[b], static_cast<uint64_t>(ids[b]), table, parameters, scratch, owner);
-        if (fault != kSound) {
-          faults |= fault;
-          faulty_row = b;
-        }
-        then(b, row, owner);
-      }
-    });
-    check(!(faults & kTokenOutOfRange), op, "'input_ids' must be in 0 .. ", table.vocabulary - 1,
-          " (the size of 'token_group'), got another token in row ", faulty_row.load());
-    check(!(faults & kGroupOutOfRange), op,
-          "'token_group', 'group_indptr' and 'group_tokens' do not fit: a group or a member is out of range");
-  }
+  // Samples every cell, on as many threads as torch has, and raises for what the data showed to be wrong. `owners` may
+  // be null, as may `corrupted` and `labels` together; all are [n_cells, width].
+  void run(const char* op, int32_t* owners, const CorruptionParameters& corruption, void* corrupted,
+           int64_t* labels) const;
 };
 
 }  // namespace corrmask

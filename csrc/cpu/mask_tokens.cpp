@@ -1,6 +1,5 @@
 #include <tuple>
 
-#include "../portable/corruption.h"
 #include "cell_batch.h"
 
 namespace corrmask {
@@ -19,24 +18,7 @@ std::tuple<Tensor, Tensor> mask_tokens_cpu(const Tensor& input_ids, const Tensor
                                         mask_threshold, random_threshold, unit_is_group};
   Tensor corrupted = torch::stable::empty_like(input_ids);                               // [B, L]
   Tensor labels = torch::stable::empty({batch.n_cells, batch.width}, ScalarType::Long);  // [B, L]
-  int64_t* label_rows = mutable_data<int64_t>(labels);
-  with_token_type(input_ids, kOp, "input_ids", [&](auto zero) {
-    using Token = decltype(zero);
-    Token* corrupted_rows = mutable_data<Token>(corrupted);
-    batch.for_each_cell<Token>(kOp, nullptr, [&](int64_t b, const Token* row, const int32_t* owner) {
-      const CellDraws draws(batch.parameters.seed, static_cast<uint64_t>(data<int64_t>(cell_ids)[b]),
-                            batch.parameters.epoch);
-      Token* out = corrupted_rows + b * batch.width;
-      int64_t* label = label_rows + b * batch.width;
-      for (int64_t l = 0; l < batch.width; ++l) {
-        out[l] = row[l];
-        label[l] = kIgnoredLabel;
-        if (owner[l] == kVisible) continue;
-        out[l] = static_cast<Token>(corrupted_token(draws, static_cast<int32_t>(row[l]), owner[l], corruption));
-        label[l] = static_cast<int64_t>(row[l]);
-      }
-    });
-  });
+  batch.run(kOp, nullptr, corruption, corrupted.mutable_data_ptr(), mutable_data<int64_t>(labels));
   return {corrupted, labels};
 }
 

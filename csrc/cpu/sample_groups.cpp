@@ -11,10 +11,7 @@ Tensor sample_groups_cpu(const Tensor& input_ids, const Tensor& lengths, const T
   const CellBatch batch(kOp, input_ids, lengths, cell_ids, token_group, group_indptr, group_tokens, seed, epoch,
                         rate_ppm, expand, accept, take, max_group, rotate);
   Tensor owner = torch::stable::empty({batch.n_cells, batch.width}, ScalarType::Int);
-  with_token_type(input_ids, kOp, "input_ids", [&](auto zero) {
-    using Token = decltype(zero);
-    batch.for_each_cell<Token>(kOp, mutable_data<int32_t>(owner), [](int64_t, const Token*, const int32_t*) {});
-  });
+  batch.run(kOp, mutable_data<int32_t>(owner), {}, nullptr, nullptr);
   return owner;
 }
 

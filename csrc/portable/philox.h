@@ -22,22 +22,30 @@ struct Words {
 // What a draw is for; each stream has its own sequence in every cell and epoch. 3 to 15 are free.
 enum Stream : uint32_t { kStreamGroupSeeds = 0, kStreamCorruption = 1, kStreamPartners = 2 };
 
+constexpr uint32_t kPhiloxMultiplier0 = 0xD2511F53u, kPhiloxMultiplier1 = 0xCD9E8D57u;
+constexpr uint32_t kPhiloxWeyl0 = 0x9E3779B9u, kPhiloxWeyl1 = 0xBB67AE85u;
+
 CORRMASK_HOST_DEVICE Words philox4x32(PhiloxKey key, Words counter) {
-  constexpr uint32_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
-  constexpr uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
   uint32_t c0 = counter.w0, c1 = counter.w1, c2 = counter.w2, c3 = counter.w3;
   for (int round = 0; round < 10; ++round) {
-    const uint64_t product0 = static_cast<uint64_t>(kMultiplier0) * c0;
-    const uint64_t product1 = static_cast<uint64_t>(kMultiplier1) * c2;
+    const uint64_t product0 = static_cast<uint64_t>(kPhiloxMultiplier0) * c0;
+    const uint64_t product1 = static_cast<uint64_t>(kPhiloxMultiplier1) * c2;
     c0 = static_cast<uint32_t>(product1 >> 32) ^ c1 ^ key.k0;
     c1 = static_cast<uint32_t>(product1);
     c2 = static_cast<uint32_t>(product0 >> 32) ^ c3 ^ key.k1;
     c3 = static_cast<uint32_t>(product0);
-    key.k0 += kWeyl0;
-    key.k1 += kWeyl1;
+    key.k0 += kPhiloxWeyl0;
+    key.k1 += kPhiloxWeyl1;
   }
   return {c0, c1, c2, c3};
 }
+
+constexpr int kDrawBatch = 16;
+
+// Words of several counters side by side.
+struct WordBatch {
+  uint32_t w0[kDrawBatch], w1[kDrawBatch], w2[kDrawBatch], w3[kDrawBatch];
+};
 
 // The draws of one cell in one epoch.
 struct CellDraws {
@@ -52,6 +60,20 @@ struct CellDraws {
 
   CORRMASK_HOST_DEVICE Words at(uint32_t index, Stream stream) const {
     return philox4x32(key, {cell_lo, cell_hi, index, (epoch << 4) | stream});
+  }
+};
+
+// The draws at several indices, one after another; cpu/ has a faster one with the same bits.
+struct PlainDraws {
+  // `words.w2` holds the indices when it arrives.
+  CORRMASK_HOST_DEVICE static void at_each(const CellDraws& draws, Stream stream, WordBatch& words) {
+    for (int lane = 0; lane < kDrawBatch; ++lane) {
+      const Words w = draws.at(words.w2[lane], stream);
+      words.w0[lane] = w.w0;
+      words.w1[lane] = w.w1;
+      words.w2[lane] = w.w2;
+      words.w3[lane] = w.w3;
+    }
   }
 };
 
