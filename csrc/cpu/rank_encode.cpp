@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "csr_rows.h"
+#include "rank_sort.h"
 
 namespace corrmask {
 
@@ -39,6 +40,7 @@ std::tuple<Tensor, Tensor> rank_encode_cpu(const Tensor& indptr, const Tensor& i
       std::atomic<bool> outside{false};
       torch::stable::parallel_for(0, n_cells, 16, [&](int64_t begin, int64_t end) {
         std::vector<RankedGene> genes;
+        RankSorter sorter;
         for (int64_t i = begin; i < end; ++i) {
           genes.clear();
           for (int64_t e = row_start[i]; e < row_start[i + 1]; ++e) {
@@ -50,13 +52,10 @@ std::tuple<Tensor, Tensor> rank_encode_cpu(const Tensor& indptr, const Tensor& i
               genes.push_back({rank_key(static_cast<double>(count[e]), median[g]), static_cast<int32_t>(g)});
             }
           }
-          const int64_t kept = std::min<int64_t>(genes.size(), max_len);
-          if (kept < static_cast<int64_t>(genes.size())) {
-            std::nth_element(genes.begin(), genes.begin() + kept, genes.end(), ranks_before);
-          }
-          std::sort(genes.begin(), genes.begin() + kept, ranks_before);
+          sorter.sort(genes);
+          const int64_t kept = std::min<int64_t>(static_cast<int64_t>(genes.size()), max_len);
           int32_t* row = ids + i * max_len;
-          for (int64_t r = 0; r < kept; ++r) row[r] = gene_token[genes[r].column];
+          for (int64_t r = 0; r < kept; ++r) row[r] = gene_token[genes[sorter.order(r)].column];
           std::fill(row + kept, row + max_len, static_cast<int32_t>(pad_id));
           length[i] = kept;
         }
