@@ -22,7 +22,7 @@ LAYERS = [
     ["covariance", "graph"],
     ["rewiring", "modules", "groups"],
     ["masking"],
-    ["arms"],
+    ["arms", "hf"],
     ["model", "training", "embedding"],
     ["evaluation", "audit", "simulation"],
     ["plots"],
