@@ -192,6 +192,11 @@ def test_sentences_follow_the_numbers(content):
         ]
         return " ".join(findings(content.audit, {**content.annotation, "scores": scores}))
 
+    for arm in ("random", "corr"):
+        for leak in content.audit["arms"][arm]["leakage"]:
+            assert f"{100 * leak['share']:.1f} %" in told()
+            assert f"{100 * leak['standardised']:.1f} %" in told()
+    assert "which is less" in told()
     assert "gives no support" in told(random=0.8, corr=0.8)
     assert "gives no support" in told(random=0.9, corr=0.8)
     assert "lies below random (0.900)" in told(random=0.9, corr=0.8)
@@ -250,7 +255,7 @@ def console_errors(path, folder) -> list[str]:
         start_new_session=True,
     )
     try:
-        dom, log = process.communicate(timeout=120)
+        dom, log = process.communicate(timeout=300)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -57,17 +57,24 @@ def findings(audit: Mapping[str, Any], annotation: Mapping[str, Any]) -> list[st
 
 
 def _leakage(audit: Mapping[str, Any]) -> str:
-    share = {arm: f"{100 * leakage_at(audit, arm)['share']:.1f} %" for arm in audit["arms"]}
-    random, corr = leakage_at(audit, "random"), leakage_at(audit, "corr")
-    change = "less" if corr["share"] < random["share"] else "not less"
-    others = [f"{arm} {words}" for arm, words in share.items() if arm not in ("random", "corr")]
-    beside = f" (beside them: {', '.join(others)})" if others else ""
-    return (
-        f"Leakage: {share['random']} of the genes masked at random have a visible partner with "
-        f"|r| ≥ {random['threshold']:g} in the same cell, and {share['corr']} of those masked by corr, which is "
-        f"{change}{beside}. With every gene counted as often as the cells hold it, and not as often as it is masked, "
-        f"that is {100 * random['standardised']:.1f} % and {100 * corr['standardised']:.1f} %."
-    )
+    """At every threshold: one alone may flatter."""
+    leaks = {arm: one["leakage"] for arm, one in audit["arms"].items()}
+    sentences = []
+    for i, (random, corr) in enumerate(zip(leaks["random"], leaks["corr"], strict=True)):
+        change = "less" if corr["share"] < random["share"] else "not less"
+        others = [f"{arm} {_percent(one[i])}" for arm, one in leaks.items() if arm not in ("random", "corr")]
+        beside = f" (beside them: {', '.join(others)})" if others else ""
+        sentences.append(
+            f"Of the genes masked at random {_percent(random)} have a visible partner with |r| ≥ "
+            f"{random['threshold']:g} in the same cell, of those masked by corr {_percent(corr)}, which is "
+            f"{change}{beside}; with every gene counted as often as the cells hold it, and not as often as it is "
+            f"masked, {_percent(random, 'standardised')} and {_percent(corr, 'standardised')}."
+        )
+    return "Leakage: " + " ".join(sentences)
+
+
+def _percent(leak: Mapping[str, Any], measure: str = "share") -> str:
+    return f"{100 * leak[measure]:.1f} %"
 
 
 def _arms(scores: Mapping[str, Mapping[str, Any]], measure: str, words: str) -> list[str]:
