@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -130,21 +130,10 @@ class CorrMasker(nn.Module):
         input_ids, labels : Tensor
             As `corrmask.ops.mask_tokens` gives them.
         """
+        tensors, options = self._sampling(input_ids, lengths, cell_ids, epoch)
         return ops.mask_tokens(
-            input_ids,
-            lengths,
-            cell_ids,
-            self.token_group,
-            self.group_indptr,
-            self.group_tokens,
-            rate_ppm=self.rate_ppm,
-            seed=self.seed,
-            epoch=epoch,
-            expand=self._expand,
-            accept=self.accept,
-            take=self.take,
-            max_group=self.max_group,
-            rotate=self.rotate,
+            *tensors,
+            **options,
             mask_token_id=self.mask_token_id,
             gene_token_range=self.gene_token_range,
             mask_threshold=self.mask_threshold,
@@ -154,19 +143,21 @@ class CorrMasker(nn.Module):
 
     def owners(self, input_ids: Tensor, lengths: Tensor, cell_ids: Tensor, epoch: int | Tensor = 0) -> Tensor:
         """Which token masked each position: int32 [B, L], -1 where visible (as `corrmask.ops.sample_groups`)."""
-        return ops.sample_groups(
-            input_ids,
-            lengths,
-            cell_ids,
-            self.token_group,
-            self.group_indptr,
-            self.group_tokens,
-            rate_ppm=self.rate_ppm,
-            seed=self.seed,
-            epoch=epoch,
-            expand=self._expand,
-            accept=self.accept,
-            take=self.take,
-            max_group=self.max_group,
-            rotate=self.rotate,
-        )
+        tensors, options = self._sampling(input_ids, lengths, cell_ids, epoch)
+        return ops.sample_groups(*tensors, **options)
+
+    def _sampling(
+        self, input_ids: Tensor, lengths: Tensor, cell_ids: Tensor, epoch: int | Tensor
+    ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+        """What both operators take: the batch and the groups, and the options."""
+        groups = self.token_group, self.group_indptr, self.group_tokens
+        return (input_ids, lengths, cell_ids, *groups), {
+            "rate_ppm": self.rate_ppm,
+            "seed": self.seed,
+            "epoch": epoch,
+            "expand": self._expand,
+            "accept": self.accept,
+            "take": self.take,
+            "max_group": self.max_group,
+            "rotate": self.rotate,
+        }
