@@ -13,21 +13,27 @@ CPU_LIBRARY = _FOLDER / "_C_cpu.so"
 CUDA_LIBRARY = _FOLDER / "_C_cuda.so"
 
 
-def _load() -> bool:
-    """Load the libraries; returns whether the CUDA operators are there."""
+def _load() -> str | None:
+    """Load the libraries; returns why the CUDA operators are not there, or None if they are."""
     if not CPU_LIBRARY.exists():
         raise ImportError(
             f"corrmask was not built: {CPU_LIBRARY} is missing; run `pip install .` or `make build` in its folder"
         )
     torch.ops.load_library(CPU_LIBRARY)
     # On a torch without CUDA the second library cannot be loaded: it asks for symbols that this torch lacks.
-    if torch.version.cuda is None or not CUDA_LIBRARY.exists():
-        return False
-    torch.ops.load_library(CUDA_LIBRARY)
-    return True
+    if torch.version.cuda is None:
+        return "this torch has no CUDA; install one that has"
+    if not CUDA_LIBRARY.exists():
+        return "this build has no CUDA operators; rebuild where nvcc is found (CORRMASK_CUDA=1 pip install .)"
+    try:
+        torch.ops.load_library(CUDA_LIBRARY)
+    except OSError as error:  # the CPU operators work all the same
+        return f"the CUDA operators cannot be loaded ({error.__cause__ or error})"
+    return None
 
 
-cuda_is_loaded = _load()
+_without_cuda = _load()
+cuda_is_loaded = _without_cuda is None
 
 
 def call(op: Any, *args: Any, **kwargs: Any) -> Any:
@@ -51,13 +57,9 @@ def require_device(op: str, tensor: torch.Tensor) -> None:
     device = tensor.device.type
     if device in ("cpu", "meta") or (device == "cuda" and _has_cuda_kernel(op)):
         return
-    if device == "cuda" and cuda_is_loaded:
-        raise ValueError(f"corrmask.{op}: there is no CUDA kernel for it yet; pass tensors on the CPU")
     if device == "cuda":
-        raise ValueError(
-            f"corrmask.{op}: this build has no CUDA operators; rebuild where nvcc is found "
-            "(CORRMASK_CUDA=1 pip install .) or pass tensors on the CPU"
-        )
+        reason = _without_cuda or "there is no CUDA kernel for it yet"
+        raise ValueError(f"corrmask.{op}: {reason}; or pass tensors on the CPU")
     raise ValueError(f"corrmask.{op}: no operators for device {str(tensor.device)!r}; pass tensors on the CPU or CUDA")
 
 
