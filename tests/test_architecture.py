@@ -27,7 +27,7 @@ LAYERS = [
     ["evaluation", "audit", "simulation"],
     ["plots"],
     ["report"],
-    ["demo"],
+    ["demo", "bench"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -10,6 +10,7 @@ import click
 import typer
 
 from corrmask.cli.audit import audit
+from corrmask.cli.bench import bench
 from corrmask.cli.console import err
 from corrmask.cli.demo import demo
 from corrmask.cli.embed import embed
@@ -45,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (click.exceptions.Abort, KeyboardInterrupt):
         err.print("corrmask: interrupted", markup=False)
         raise SystemExit(130) from None
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("corrmask"):
+            raise
+        fail(f"this command needs the package {error.name!r}: pip install 'corrmask[train,eval]'")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
             raise
@@ -74,6 +79,7 @@ app.command()(pretrain)
 app.command()(embed)
 app.command()(audit)
 app.command()(demo)
+app.command()(bench)
 
 
 if __name__ == "__main__":
