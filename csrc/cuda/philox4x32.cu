@@ -41,4 +41,6 @@ Tensor philox4x32_cuda(const Tensor& key, const Tensor& counter) {
 
 }  // namespace corrmask
 
-STABLE_TORCH_LIBRARY_IMPL(corrmask, CUDA, m) { m.impl("philox4x32", TORCH_BOX(&corrmask::philox4x32_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(corrmask, CUDA, m) {
+  m.impl("philox4x32", TORCH_BOX(&corrmask::philox4x32_cuda));
+}
