@@ -65,6 +65,5 @@ def batch(name: str) -> cells.Batch:
     counts = real_counts()
     graph = correlation_graph(counts)
     groups = GroupTable.from_graph(graph, Vocabulary(graph.var_names))
-    # Every gene has a group row of 16 in the drawn batches; in a real graph many have fewer.
     chosen = np.random.default_rng(0).choice(counts.shape[0], 64, replace=False)
     return cells.batch_of(counts[np.sort(chosen)], 2048, groups)

@@ -161,6 +161,15 @@ def test_every_way_of_masking_passes_its_check(batch: Batch, dtype: str) -> None
         assert set(compare(case, 0, least_rounds=1).rounds) == {one.name for one in case.contestants}
 
 
+def test_groups_may_differ_in_size(batch: Batch) -> None:
+    sizes = torch.arange(300) % 17  # some have none, as in a real graph
+    members = batch.groups.group_tokens.view(300, 16)[torch.arange(16) < sizes[:, None]]
+    indptr = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
+    groups = replace(batch.groups, group_indptr=indptr, group_tokens=members)
+    for make in (sampling_case, masking_case):
+        compare(make(replace(batch, groups=groups)), 0, least_rounds=1)
+
+
 def test_every_way_of_encoding_passes_its_check() -> None:
     case = encoding_case(draw_counts(40, 300, 80), max_len=64)
     assert len(compare(case, 0, least_rounds=1).rounds) == 3

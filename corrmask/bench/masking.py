@@ -115,16 +115,18 @@ def torch_random(batch: Batch) -> Callable[[], tuple[Tensor, Tensor]]:
 class NumpyGroups:
     """Groups within an exact budget in numpy, all cells of a batch in step: seed after seed, but vectorised over cells.
 
-    What `sample_groups` does, with numpy's generator; partners stand in a table of equal rows.
+    What `sample_groups` does, with numpy's generator; partners stand in a table, short groups filled up with <pad>.
     """
 
     def __init__(self, batch: Batch, seed: int = 0) -> None:
         self.ids = batch.input_ids.numpy()
         self.lengths = batch.lengths.numpy()
         indptr = batch.groups.group_indptr.numpy()
-        members = batch.groups.group_tokens.numpy().reshape(len(indptr) - 1, -1)
+        sizes = np.diff(indptr)
+        members = np.zeros((len(sizes), max(1, int(sizes.max(initial=0)))), dtype=np.int64)  # <pad> is in no cell
+        members[np.arange(members.shape[1]) < sizes[:, None]] = batch.groups.group_tokens.numpy()
         self.vocabulary = batch.groups.vocabulary_size
-        self.partners = np.zeros((self.vocabulary, members.shape[1]), dtype=np.int64)  # <pad> is in no cell
+        self.partners = np.zeros((self.vocabulary, members.shape[1]), dtype=np.int64)
         grouped = batch.groups.token_group.numpy() >= 0
         self.partners[grouped] = members[batch.groups.token_group.numpy()[grouped]]
         self.budget = budgets(batch)
