@@ -187,8 +187,9 @@ def _limits(
     ]
     rare = sum(one["rare"] for one in next(s for s in annotation["scores"] if s["level"] is None)["types"])
     share = annotation["settings"]["rare_below"]
+    among = "the cells of a level" if settings.within else "the cells"
     sentences.append(
-        f"{rare} types are rare (below {100 * share:g} % of the cells they are scored among)."
+        f"{rare} types are rare, that is, below {100 * share:g} % of {among}."
         if rare
         else f"No type is rare (below {100 * share:g} % of the cells), so that this run says nothing about rare types."
     )

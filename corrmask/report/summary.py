@@ -47,7 +47,7 @@ def leakage_at(audit: Mapping[str, Any], arm: str, which: int = 0) -> Mapping[st
 def findings(audit: Mapping[str, Any], annotation: Mapping[str, Any]) -> list[str]:
     """Sentences on leakage, on `corr` beside the other arms, and on the arms beside the baselines."""
     scores = overall(annotation)
-    sentences = [_leakage(audit)]
+    sentences = _leakage(audit)
     sentences += _arms(scores, "macro_f1", "macro-F1 over all types")
     if scores["corr"]["rare_macro_f1"] is not None:
         sentences += _arms(scores, "rare_macro_f1", "macro-F1 over the rare types")
@@ -56,7 +56,7 @@ def findings(audit: Mapping[str, Any], annotation: Mapping[str, Any]) -> list[st
     return sentences
 
 
-def _leakage(audit: Mapping[str, Any]) -> str:
+def _leakage(audit: Mapping[str, Any]) -> list[str]:
     """At every threshold: one alone may flatter."""
     leaks = {arm: one["leakage"] for arm, one in audit["arms"].items()}
     sentences = []
@@ -65,12 +65,12 @@ def _leakage(audit: Mapping[str, Any]) -> str:
         others = [f"{arm} {_percent(one[i])}" for arm, one in leaks.items() if arm not in ("random", "corr")]
         beside = f" (beside them: {', '.join(others)})" if others else ""
         sentences.append(
-            f"Of the genes masked at random {_percent(random)} have a visible partner with |r| ≥ "
+            f"Leakage: of the genes masked at random {_percent(random)} have a visible partner with |r| ≥ "
             f"{random['threshold']:g} in the same cell, of those masked by corr {_percent(corr)}, which is "
             f"{change}{beside}; with every gene counted as often as the cells hold it, and not as often as it is "
             f"masked, {_percent(random, 'standardised')} and {_percent(corr, 'standardised')}."
         )
-    return "Leakage: " + " ".join(sentences)
+    return sentences
 
 
 def _percent(leak: Mapping[str, Any], measure: str = "share") -> str:
