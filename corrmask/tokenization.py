@@ -17,7 +17,7 @@ from corrmask import ops
 from corrmask.corpus import CorpusWriter, check_obs_names
 from corrmask.errors import InputError
 from corrmask.files import check_output, replacing
-from corrmask.genes import name_by_id
+from corrmask.genes import common_genes, name_by_id
 from corrmask.medians import MedianAccumulator
 from corrmask.progress import Progress, silent
 from corrmask.sources import Source, open_sources
@@ -164,6 +164,7 @@ def tokenize(
     for source in sources:
         source.chunks(obs)  # a missing column is reported now, before the medians are gathered
     name_by_id(sources, gene_map)
+    common_genes(sources)  # refuses files that name their genes differently; tokens are of the union all the same
     union = list(dict.fromkeys(str(gene) for source in sources for gene in source.genes))
     if vocabulary is None or vocabulary.medians is None:
         vocabulary = _with_medians(sources, union, vocabulary, normalized, memory_bytes, progress)

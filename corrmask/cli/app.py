@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
-import click
 import typer
 
 from corrmask.cli.audit import audit
@@ -32,18 +33,29 @@ app = typer.Typer(
 )
 
 
+def _click_errors(name: str) -> Any:
+    """A kind of error of click: of click itself, on which older typer stands, and of the copy inside newer ones."""
+    found = []
+    for module in ("click.exceptions", "typer._click.exceptions"):
+        try:
+            found.append(getattr(import_module(module), name))
+        except (ImportError, AttributeError):
+            continue
+    return tuple(found)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: exit code 0 on success, 2 with one line on stderr for bad input, 130 when interrupted."""
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="corrmask", standalone_mode=False)
     except InputError as error:
         fail(str(error))
-    except click.exceptions.NoArgsIsHelpError as error:
+    except _click_errors("NoArgsIsHelpError") as error:
         err.print(error.format_message(), markup=False)
         raise SystemExit(2) from None
-    except click.ClickException as error:
+    except _click_errors("ClickException") as error:
         fail(error.format_message())
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (*_click_errors("Abort"), KeyboardInterrupt):
         err.print("corrmask: interrupted", markup=False)
         raise SystemExit(130) from None
     except ModuleNotFoundError as error:

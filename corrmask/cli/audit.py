@@ -31,7 +31,7 @@ def audit(
     ] = None,
     max_len: Annotated[int, typer.Option(help="Most tokens of a cell.")] = 2048,
     held_out: Annotated[
-        float, typer.Option(help="Share of cells held out, as in pretrain with the same --seed.")
+        float, typer.Option(help="Share of cells held out, as in pretrain with the same --seed and --held-out.")
     ] = 0.1,
     cells: Annotated[int, typer.Option(help="Most held-out cells looked at.")] = 2000,
     epochs: Annotated[int, typer.Option(help="Masks drawn for each cell.")] = 4,

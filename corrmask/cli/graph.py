@@ -43,6 +43,11 @@ def graph(
     from corrmask.graph import check_graph_output, correlation_graph
 
     check_graph_output(output, overwrite=overwrite)
+    if normalized:
+        console.note(
+            "--normalized: values are taken as natural log1p of counts scaled to the same total in every cell; "
+            "counts scaled otherwise are not noticed"
+        )
     with console.progress() as progress:
         result = correlation_graph(
             files,

@@ -58,6 +58,11 @@ def tokenize(
     if tokens is not None:
         is_ours = tokens.name == "vocabulary.json" or tokens.is_dir()
         vocabulary = Vocabulary.load(tokens) if is_ours else load_vocabulary(tokens, medians)
+    if normalized:
+        console.note(
+            "--normalized: values are taken as natural log1p of counts scaled to the same total in every cell; "
+            "counts scaled otherwise are not noticed"
+        )
     with console.progress() as progress:
         report = write_corpus(
             files,
