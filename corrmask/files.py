@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from corrmask.errors import InputError
 
@@ -139,3 +140,15 @@ def _rename(temporary: Path, path: Path) -> None:
         shutil.rmtree(previous, ignore_errors=True)  # the output stands: what is left of the old one is no failure
     else:
         previous.unlink()
+
+
+def write_h5ad(adata: Any, path: Path) -> None:
+    """Write an AnnData as .h5ad by way of memory, since HDF5 crashes the process where a disk is full."""
+    import h5py
+    from anndata.io import write_elem
+
+    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+        write_elem(file, "/", adata)
+        file.flush()
+        image = file.id.get_file_image()
+    path.write_bytes(image)

@@ -18,7 +18,7 @@ import torch
 from corrmask import ops
 from corrmask.covariance import Covariance, log_normalize
 from corrmask.errors import InputError
-from corrmask.files import check_output, replacing
+from corrmask.files import check_output, replacing, write_h5ad
 from corrmask.genes import common_genes, name_by_id
 from corrmask.progress import Progress, silent
 from corrmask.sources import Chunk, Source, open_sources
@@ -123,7 +123,7 @@ class GeneGraph:
         with replacing(path, overwrite=overwrite) as temporary:
             adata = self.to_anndata()
             if suffix == ".h5ad":
-                adata.write_h5ad(temporary)
+                write_h5ad(adata, temporary)
             else:
                 with warnings.catch_warnings():
                     # anndata announces a new default; either format is read.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 
@@ -15,12 +14,4 @@ def main() -> None:
             raise
         sys.stderr.write(f"corrmask: the command line needs {error.name}: pip install 'corrmask[cli]'\n")
         raise SystemExit(2) from None
-    try:
-        run()
-    except SystemExit as stop:
-        if stop.code != 2:
-            raise
-        # HDF5 may crash as Python closes what a full disk left open; all has been said and removed by now.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(2)
+    run()

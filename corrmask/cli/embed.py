@@ -9,7 +9,7 @@ import typer
 
 from corrmask.cli import console
 from corrmask.errors import InputError
-from corrmask.files import check_output, replacing
+from corrmask.files import check_output, replacing, write_h5ad
 
 
 def embed(
@@ -71,10 +71,10 @@ def embed(
             progress=progress,
         )
     with replacing(output, overwrite=overwrite) as path:
-        found.cells.write_h5ad(path)
+        write_h5ad(found.cells, path)
     if genes is not None:
         with replacing(genes, overwrite=overwrite) as path:
-            found.genes.write_h5ad(path)
+            write_h5ad(found.genes, path)
     n_empty = int((found.cells.obs["corrmask_n_tokens"] == 0).sum())
     summary = {
         "output": str(output),

@@ -10,7 +10,7 @@ import typer
 
 from corrmask.cli import console
 from corrmask.errors import InputError
-from corrmask.files import check_output, replacing
+from corrmask.files import check_output, replacing, write_h5ad
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -80,7 +80,7 @@ def simulate(
         )
     seconds = time.perf_counter() - start
     with replacing(output, overwrite=overwrite) as path:
-        adata.write_h5ad(path)
+        write_h5ad(adata, path)
     summary = _summary(adata, output, seconds)
     if json:
         console.print_json(summary)

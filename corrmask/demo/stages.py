@@ -15,7 +15,7 @@ from corrmask.corpus import Corpus
 from corrmask.demo.content import AUDIT, EVALUATION, read_content
 from corrmask.demo.folder import write_record
 from corrmask.demo.settings import HELD_OUT, DemoSettings
-from corrmask.files import replacing
+from corrmask.files import replacing, write_h5ad
 from corrmask.graph import GeneGraph, correlation_graph
 from corrmask.progress import Progress
 from corrmask.report import render_page
@@ -168,14 +168,14 @@ class _Stages:
                 cells.obsm[f"X_{arm}"] = found.cells.obsm[CELL_KEY]
                 for name, values in levels.items():
                     found.genes.obs[name] = values.reindex(found.genes.obs_names).to_numpy()
-                found.genes.write_h5ad(genes / f"{arm}.h5ad")
+                write_h5ad(found.genes, genes / f"{arm}.h5ad")
                 self.progress("project", i, len(self.settings.arms))
                 cells.obsm[f"projection_{arm}"], method = project(cells.obsm[f"X_{arm}"], self.settings.seed)
                 self.progress("project", i + 1, len(self.settings.arms))
         cells.obsm[f"X_{UNTRAINED}"] = self._untrained(corpus)
         cells.uns["projection"] = method
         with replacing(self.folder / "cells.h5ad", overwrite=True) as path:
-            cells.write_h5ad(path)
+            write_h5ad(cells, path)
 
     def _untrained(self, corpus: Corpus) -> np.ndarray:
         """Embeddings by the very weights that all arms start from."""
