@@ -117,12 +117,10 @@ class GeneGraph:
         InputError
             Another suffix, or the output exists and `overwrite` is False.
         """
-        suffix = Path(path).suffix
-        if suffix not in (".h5ad", ".zarr"):
-            raise InputError(f"graph {str(path)!r}: the name must end in .h5ad or .zarr")
+        check_graph_output(path, overwrite=overwrite)
         with replacing(path, overwrite=overwrite) as temporary:
             adata = self.to_anndata()
-            if suffix == ".h5ad":
+            if Path(path).suffix == ".h5ad":
                 write_h5ad(adata, temporary)
             else:
                 with warnings.catch_warnings():

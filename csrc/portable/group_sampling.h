@@ -13,7 +13,6 @@
 
 namespace corrmask {
 
-constexpr int32_t kNoGroup = -1;
 constexpr int32_t kSpecialToken = -2;  // never masked
 constexpr int32_t kVisible = -1;       // owner of a position that stays visible
 
