@@ -267,15 +267,21 @@ class Corpus:
         """Columns of `obs` that the corpus carries."""
         return [name for name in self._dataset.column_names if name not in (*_TOKEN_COLUMNS, OBS_NAME)]
 
+    def __len__(self) -> int:
+        return self.n_cells
+
     def batch(self, rows: np.ndarray, max_len: int) -> Batch:
         """Cells by row, the first `max_len` tokens of each, padded to the longest of them.
 
         Raises
         ------
         InputError
-            A token is not in the vocabulary.
+            A row is not in 0 .. n_cells - 1, or a token not in the vocabulary.
         """
         rows = np.asarray(rows, dtype=np.int64)
+        if rows.size and not 0 <= int(rows.min()) <= int(rows.max()) < self.n_cells:
+            wrong = rows[(rows < 0) | (rows >= self.n_cells)][0]
+            raise InputError(f"corpus {self.name!r} has no row {wrong}; rows are 0 .. {self.n_cells - 1}")
         lengths = np.minimum(self.lengths[rows], max_len)
         width = int(lengths.max(initial=0))
         input_ids = np.full((len(rows), width), self.vocabulary.pad_token_id, dtype=np.int64)

@@ -16,7 +16,7 @@ from torch import Tensor
 from corrmask.corpus import Corpus
 from corrmask.covariance import log_normalize
 from corrmask.errors import InputError
-from corrmask.genes import read_gene_map, rename
+from corrmask.genes import Renaming, read_gene_map, rename
 from corrmask.model import attention_mask, choose_device, load_model
 from corrmask.progress import Progress, silent
 from corrmask.sources import Source, open_sources
@@ -121,6 +121,7 @@ def embed(
     if not 1 <= max_len <= positions:
         raise InputError(f"embed: 'max_len' must be in 1 .. {positions}, which the model has, got {max_len}")
     place = choose_device(device)
+    renaming: Renaming | None = None
     if corpus is not None:
         corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus, _vocabulary_of(corpus, vocabulary))
         if corpus.vocabulary.hash != vocabulary.hash:
@@ -135,7 +136,9 @@ def embed(
         cells, expression = _cells_of_corpus(corpus), None
     else:
         source = _one_source(data, matrix, gene_column, normalized)
-        names = source.genes if gene_map is None else rename(source.genes, read_gene_map(gene_map)).genes
+        names = source.genes
+        if gene_map is not None:
+            names, renaming = rename(source.genes, read_gene_map(gene_map), vocabulary.genes)
         if not (vocabulary.tokens_of(names) >= 0).any():
             raise InputError(
                 f"{source.name}: none of its {len(names):,} genes ({', '.join(map(str, names[:3]))}) is among the "
@@ -153,6 +156,7 @@ def embed(
         "layer": layer,
         "pooling": pooling,
         "max_len": max_len,
+        "renaming": {} if renaming is None else renaming._asdict(),
         "vocabulary_hash": vocabulary.hash,
         "versions": {name: version(name) for name in ("corrmask", "torch", "transformers")},
     }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from corrmask.errors import InputError
 
 
 def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
-    """Check that `path` can be written, before any work is done.
+    """Check that `path` can be written, before any work is done; what a killed process left beside it is cleared.
 
     Parameters
     ----------
@@ -32,33 +34,32 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
     path = Path(path)
     if path.name in ("", ".."):
         raise InputError(f"output {str(path)!r}: names a folder that cannot be replaced; choose another name")
-    if os.path.lexists(path) and not overwrite:
-        raise InputError(
-            f"output {str(path)!r} exists already; pass --overwrite (overwrite=True) or choose another name"
-        )
     parent = path.parent.resolve()  # a link is replaced, not what it points to
     if not parent.is_dir():
         raise InputError(f"output {str(path)!r}: its folder {str(parent)!r} does not exist; create it first")
     try:  # os.access answers "yes" to root and on read-only mounts; only trying tells
         with tempfile.NamedTemporaryFile(dir=parent, prefix=".corrmask-"):
-            pass
+            _clear_leftovers(path)
     except OSError as error:
         raise InputError(explain(error, path)) from error
+    if os.path.lexists(path) and not overwrite:
+        raise InputError(
+            f"output {str(path)!r} exists already; pass --overwrite (overwrite=True) or choose another name"
+        )
     return path
 
 
 def explain(error: OSError, path: str | Path) -> str:
     """One line for an error of the operating system: what failed, where, and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"output {str(path)!r}: no space left on the disk; free some or write elsewhere (nothing was left behind)"
-        )
+        return f"output {str(path)!r}: no space left on the disk, nothing half-written stays; free some space"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"output {str(path)!r}: the folder is not writable; change its permissions or write elsewhere"
     return f"output {str(path)!r}: {error.strerror or error}"
 
 
-def _full_disk(error: BaseException) -> bool:
+def full_disk(error: BaseException | None) -> bool:
+    """Whether an error says that a disk is full."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     # HDF5 and safetensors raise errors of their own, without errno
@@ -106,7 +107,7 @@ def replacing(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         A name that does not exist yet, in the same folder, with the suffix of `path`.
     """
     path = check_output(path, overwrite=overwrite)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{_owner()}.part{path.suffix}")
     _remove(temporary)
     try:
         yield temporary
@@ -114,11 +115,40 @@ def replacing(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         _rename(temporary, path)
     except BaseException as error:
         _remove(temporary)
-        if _full_disk(error):
+        if full_disk(error):
             raise InputError(explain(OSError(errno.ENOSPC, ""), path)) from error
         if isinstance(error, OSError) and _not_writable(error, temporary, path):
             raise InputError(explain(error, path)) from error
         raise
+
+
+def _owner() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Remove what processes of this machine that live no more left beside `path`; an output set aside comes back."""
+    host = re.escape(socket.gethostname())
+    names = re.compile(rf"\.{re.escape(path.stem)}\.{host}-(\d+)\.part{re.escape(path.suffix)}")
+    aside = re.compile(rf"\.{re.escape(path.name)}\.{host}-(\d+)\.old")
+    for entry in path.parent.iterdir():
+        found = names.fullmatch(entry.name) or aside.fullmatch(entry.name)
+        if found is None or _is_alive(int(found[1])):
+            continue
+        if entry.name.endswith(".old") and not os.path.lexists(path):
+            os.replace(entry, path)
+        else:
+            _remove(entry)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _rename(temporary: Path, path: Path) -> None:
@@ -128,7 +158,7 @@ def _rename(temporary: Path, path: Path) -> None:
         os.replace(temporary, path)
         return
     # a folder cannot be renamed over a full one, nor over a file: two renames
-    previous = path.with_name(f".{path.name}.{os.getpid()}.old")
+    previous = path.with_name(f".{path.name}.{_owner()}.old")
     _remove(previous)
     os.replace(path, previous)
     try:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from corrmask.errors import InputError
-from corrmask.vocabulary import Vocabulary
+from corrmask.vocabulary import FILE_NAME, Vocabulary
 
 
 class _Dtype:
@@ -84,15 +84,25 @@ def read_dictionary(path: str | Path) -> dict[str, Any]:
     return value
 
 
-def load_vocabulary(tokens: str | Path, medians: str | Path | None = None) -> Vocabulary:
-    """A vocabulary from Geneformer's ``token_dictionary.pkl`` and ``gene_median_dictionary.pkl``.
+def read_vocabulary(path: str | Path, medians: str | Path | None = None) -> Vocabulary:
+    """A vocabulary of ours (``vocabulary.json`` or a folder that holds it), or one from Geneformer's dictionaries.
+
+    Parameters
+    ----------
+    path
+        ``vocabulary.json``, a corpus or model folder, or a token dictionary such as ``token_dictionary.pkl``.
+    medians
+        ``gene_median_dictionary.pkl`` or the like; for a token dictionary.
 
     Raises
     ------
     InputError
         A file is missing or malformed, or the tokens do not form a vocabulary.
     """
+    path = Path(path)
+    if path.is_dir() or path.name == FILE_NAME:
+        return Vocabulary.load(path)
     table = None if medians is None else read_dictionary(medians)
     return Vocabulary.from_dictionary(
-        read_dictionary(tokens), table, origin="" if medians is None else Path(medians).name
+        read_dictionary(path), table, origin="" if medians is None else Path(medians).name
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +19,8 @@ _IDS = ("ensembl_id", "gene_id", "ensembl", "id")
 _NAMES = ("gene_name", "symbol", "gene_symbol", "name")
 
 
-class GeneMap(dict[str, str]):
-    """Gene name -> Ensembl id; `ambiguous` counts the names that had several ids, of which the first was taken."""
-
-    ambiguous: int = 0
+GeneMap = dict[str, tuple[str, ...]]
+"""Gene name -> its Ensembl ids, in the order of the table: several where haplotypes of a gene have one each."""
 
 
 def strip_version(gene: str) -> str:
@@ -60,53 +58,77 @@ def read_gene_map(path: str | Path) -> GeneMap:
             f"{name}: needs a column of Ensembl ids ({', '.join(_IDS)}) and one of names ({', '.join(_NAMES)}), "
             f"found: {', '.join(map(str, table.columns))}"
         )
-    several: set[str] = set()
-    gene_map = GeneMap()
+    gene_map: GeneMap = {}
     for gene_id, gene_name in zip(table[chosen[0]], table[chosen[1]]):
         gene_id = strip_version(gene_id.strip())
         gene_name = gene_name.strip()
-        if gene_id and gene_name and gene_map.setdefault(gene_name, gene_id) != gene_id:
-            several.add(gene_name)
+        known = gene_map.get(gene_name, ())
+        if gene_id and gene_name and gene_id not in known:
+            gene_map[gene_name] = (*known, gene_id)
     if not gene_map:
         raise InputError(f"{name}: no row has both an Ensembl id and a name; give a filled table")
-    gene_map.ambiguous = len(several)
     return gene_map
 
 
-class Renamed(NamedTuple):
-    """What `rename` returns: the names, and how many genes went which way (they add up to all)."""
+class Renaming(NamedTuple):
+    """How many genes went which way; the first four add up to all."""
 
-    genes: np.ndarray  # [n_genes] object array of str, each name once
     mapped: int  # names that the map turned into ids
     kept: int  # ids already (a version was stripped)
     unmapped: int  # names that the map does not hold: as they were
     clashes: int  # another gene had taken the id: as they were
+    ambiguous: int  # of those mapped: names with several ids, none of them a preferred one, so the first was taken
+
+    def __str__(self) -> str:
+        text = f"{self.mapped:,} names became ids, {self.kept:,} were ids, {self.unmapped:,} are not in the table"
+        if self.clashes:
+            text += f", {self.clashes:,} kept their name because another gene has their id"
+        if self.ambiguous:
+            text += f"; {self.ambiguous:,} names have several ids in the table, the first was taken"
+        return text
 
 
-def rename(genes: Sequence[str] | np.ndarray, gene_map: Mapping[str, str]) -> Renamed:
+def rename(
+    genes: Sequence[str] | np.ndarray, gene_map: Mapping[str, tuple[str, ...]], prefer: Collection[str] = ()
+) -> tuple[np.ndarray, Renaming]:
     """Give genes their Ensembl ids.
 
-    Ids stay, without their version; unmapped names stay. Where several genes land on one id it goes to the id itself,
-    then to the id with a version, then to the first name; the others keep their own name.
+    Ids stay, without their version; unmapped names stay. Of several ids of a name the first that is preferred is taken,
+    or the first of all. Where several genes land on one id it goes to the id itself, then to the id with a version,
+    then to the first name; the others keep their own name.
 
     Parameters
     ----------
     genes
         [n_genes] names, each once.
     gene_map
-        Name -> id, as from `read_gene_map`.
+        Name -> ids, as from `read_gene_map`.
+    prefer
+        Ids that a vocabulary or other files hold.
+
+    Returns
+    -------
+    genes : numpy.ndarray
+        [n_genes] object array of str, each name once.
+    renaming : Renaming
+        The counts.
     """
     genes = [str(gene) for gene in genes]
-    ids = set(gene_map.values())
+    ids = {gene_id for several in gene_map.values() for gene_id in several}
+    preferred = set(prefer)
     targets: list[str | None] = []
     rank: list[int] = []
+    ambiguous: list[bool] = []
     for gene in genes:
         is_id = gene in ids or _ENSEMBL.fullmatch(gene) is not None
-        target = (gene if gene in ids else strip_version(gene)) if is_id else gene_map.get(gene)
+        named = () if is_id else gene_map.get(gene, ())
+        wanted = [gene_id for gene_id in named if gene_id in preferred]
+        target = (gene if gene in ids else strip_version(gene)) if is_id else next(iter([*wanted, *named]), None)
         targets.append(target)
         rank.append(0 if target == gene else 1 if is_id else 2)
+        ambiguous.append(len(named) > 1 and not wanted)
     result = list(genes)
-    counts = {"mapped": 0, "kept": 0, "unmapped": 0, "clashes": 0}
+    counts = {"mapped": 0, "kept": 0, "unmapped": 0, "clashes": 0, "ambiguous": 0}
     taken: set[str] = set()
     for i in sorted(range(len(genes)), key=rank.__getitem__):
         target = targets[i]
@@ -118,16 +140,30 @@ def rename(genes: Sequence[str] | np.ndarray, gene_map: Mapping[str, str]) -> Re
             taken.add(target)
             result[i] = target
             counts["kept" if rank[i] < 2 else "mapped"] += 1
-    return Renamed(np.array(result, dtype=object), **counts)
+            counts["ambiguous"] += ambiguous[i]
+    return np.array(result, dtype=object), Renaming(**counts)
 
 
-def name_by_id(sources: Sequence[Source], gene_map: str | Path | None) -> None:
-    """Rename the genes of sources to Ensembl ids by a table (None: leave them as they are), in place."""
+def name_by_id(sources: Sequence[Source], gene_map: str | Path | None, prefer: Collection[str] = ()) -> Renaming | None:
+    """Rename the genes of sources to Ensembl ids by a table, in place.
+
+    Of several ids of a name that is taken which `prefer` holds, else one that a source holds as an id.
+
+    Returns
+    -------
+    Renaming or None
+        Sums over the sources; None where there is no table.
+    """
     if gene_map is None:
-        return
+        return None
     table = read_gene_map(gene_map)
+    if not prefer:
+        prefer = {strip_version(str(gene)) for source in sources for gene in source.genes}
+    counts = []
     for source in sources:
-        source.genes = rename(source.genes, table).genes
+        source.genes, renaming = rename(source.genes, table, prefer)
+        counts.append(renaming)
+    return Renaming(*map(sum, zip(*counts, strict=True)))
 
 
 def common_genes(sources: Sequence[Source]) -> np.ndarray:

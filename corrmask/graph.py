@@ -22,6 +22,7 @@ from corrmask.files import check_output, replacing, write_h5ad
 from corrmask.genes import common_genes, name_by_id
 from corrmask.progress import Progress, silent
 from corrmask.sources import Chunk, Source, open_sources
+from corrmask.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -163,6 +164,7 @@ def correlation_graph(
     matrix: str = "X",
     gene_column: str | None = None,
     gene_map: str | Path | None = None,
+    vocabulary: Vocabulary | None = None,
     normalized: bool = False,
     progress: Progress = silent,
 ) -> GeneGraph:
@@ -200,6 +202,8 @@ def correlation_graph(
         Column of `var` to name genes by.
     gene_map
         Table of gene symbols and Ensembl ids; symbols become ids.
+    vocabulary
+        Of a symbol with several ids the one in this vocabulary is taken.
     normalized
         The values are log1p-normalised already and taken as they stand.
     progress
@@ -224,17 +228,23 @@ def correlation_graph(
         raise InputError(f"correlation_graph: 'top_k' must be a whole number of at least 1, got {top_k!r}")
     if not 0 <= min_corr <= 1:
         raise InputError(f"correlation_graph: 'min_corr' must be in 0 .. 1, got {min_corr}")
+    if min_cells < 0:
+        raise InputError(f"correlation_graph: 'min_cells' must not be negative, got {min_cells}")
     if not 0 < target_sum < np.inf:
         raise InputError(f"correlation_graph: 'target_sum' must be positive and finite, got {target_sum}")
     sources = open_sources(data, matrix=matrix, gene_column=gene_column, normalized=normalized)
-    name_by_id(sources, gene_map)
+    renaming = name_by_id(sources, gene_map, prefer=() if vocabulary is None else vocabulary.genes)
     genes = common_genes(sources)
+    if isinstance(within, str):
+        _check_levels(sources, within)
     digest = hashlib.blake2b(digest_size=16)
     accumulated = Covariance(len(genes))
+    n_empty = 0
     for chunk, columns, levels in _chunks(sources, genes, within, progress):
         for part in (np.diff(chunk.counts.indptr), chunk.counts.indices, chunk.counts.data):
             digest.update(np.ascontiguousarray(part).tobytes())
         counts = chunk.counts
+        n_empty += int((np.asarray(counts.sum(axis=1)) == 0).sum())
         values = counts.data.astype(np.float64) if normalized else log_normalize(counts, target_sum)
         y = sp.csr_array((values, counts.indices, counts.indptr), shape=counts.shape)
         accumulated.update(y if columns is None else y[:, columns], levels)
@@ -267,6 +277,9 @@ def correlation_graph(
     provenance: dict[str, Any] = {
         "parameters": parameters,
         "n_cells": accumulated.n_cells,
+        "n_empty_cells": n_empty,
+        "n_genes_in_files": len({str(gene) for source in sources for gene in source.genes}),
+        "renaming": {} if renaming is None else renaming._asdict(),
         "levels": list(accumulated.level_cells),
         "level_cells": list(accumulated.level_cells.values()),
         "sources": [source.name for source in sources],
@@ -283,6 +296,17 @@ def correlation_graph(
         np.asarray(genes, dtype=object).reshape(n_genes),
         provenance,
     )
+
+
+def _check_levels(sources: list[Source], within: str) -> None:
+    """Refuse cells whose level is missing: as a level of their own they would pass for one population."""
+    for source in sources:
+        missing = int(source.read_obs([within])[within].isna().sum())
+        if missing:
+            raise InputError(
+                f"{source.name}: obs column {within!r} has no value for {missing:,} of {source.n_cells:,} cells; give "
+                "them one (such as 'unknown') or leave these cells out"
+            )
 
 
 def _chunks(

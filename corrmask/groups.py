@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from corrmask.errors import InputError
+from corrmask.errors import InputError, InputWarning
 from corrmask.graph import GeneGraph
 from corrmask.vocabulary import Vocabulary
 
@@ -118,7 +119,13 @@ class GroupTable:
         Raises
         ------
         InputError
-            Graph and vocabulary do not fit: both sizes and the overlap are in the message.
+            Graph and vocabulary do not fit: both sizes and the overlap are in the message. Or no edge joins two genes
+            with tokens.
+
+        Warns
+        -----
+        InputWarning
+            Less than a tenth of the vocabulary's genes bring others along.
         """
         tokens = vocabulary.tokens_of(graph.var_names)
         overlap = int((tokens >= 0).sum())
@@ -131,10 +138,23 @@ class GroupTable:
         gene_of_edge = np.repeat(np.arange(graph.n_genes), np.diff(graph.indptr))
         owner, partner = tokens[gene_of_edge], tokens[graph.indices]
         kept = (owner >= 0) & (partner >= 0)
+        if not kept.any():
+            raise InputError(
+                f"graph of {graph.n_genes:,} genes and {graph.n_edges:,} edges: none joins two genes of the "
+                "vocabulary, so that each would be masked for itself; build the graph from more cells, with a lower "
+                "--min-corr (min_corr=) or --min-cells (min_cells=), or mask at random"
+            )
         # Groups stand in order of their token, members in order of strength: a stable sort of edges that are ordered.
         order = np.argsort(owner[kept], kind="stable")
         owner, partner = owner[kept][order], partner[kept][order]
         grouped, sizes = np.unique(owner, return_counts=True)
+        if len(grouped) < 0.1 * vocabulary.n_genes:
+            warnings.warn(
+                f"graph: {len(grouped):,} of the {vocabulary.n_genes:,} genes of the vocabulary have partners; all "
+                "others are masked for themselves, as at random",
+                InputWarning,
+                stacklevel=2,
+            )
         token_group = _ungrouped(vocabulary)
         token_group[grouped] = np.arange(len(grouped))
         return cls._from_lists(token_group, np.concatenate([[0], np.cumsum(sizes)]), partner)

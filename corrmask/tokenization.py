@@ -17,7 +17,7 @@ from corrmask import ops
 from corrmask.corpus import CorpusWriter, check_obs_names
 from corrmask.errors import InputError
 from corrmask.files import check_output, replacing
-from corrmask.genes import common_genes, name_by_id
+from corrmask.genes import Renaming, common_genes, name_by_id
 from corrmask.medians import MedianAccumulator
 from corrmask.progress import Progress, silent
 from corrmask.sources import Source, open_sources
@@ -26,21 +26,23 @@ from corrmask.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class TokenizeReport:
-    """What `tokenize` did. Counts of cells and genes; cells/s over all passes."""
+    """What `tokenize` did. Counts of cells and genes (in any file, in all files); cells/s over all passes."""
 
     n_cells: int
     n_empty_cells: int
     n_truncated_cells: int
     n_tokens: int
     n_genes_in_files: int
+    n_genes_in_all_files: int
     n_genes_with_token: int
+    renaming: Renaming | None
     medians: str
     token_dtype: str
     cells_per_second: float
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe."""
-        return asdict(self)
+        return asdict(self) | {"renaming": None if self.renaming is None else self.renaming._asdict()}
 
 
 def encode_chunk(
@@ -132,7 +134,7 @@ def tokenize(
     output
         Folder to write.
     vocabulary
-        Tokens and medians to use (Geneformer's: `corrmask.geneformer.load_vocabulary`); without medians in it, or with
+        Tokens and medians to use (Geneformer's: `corrmask.geneformer.read_vocabulary`); without medians in it, or with
         None, medians are taken from these cells in a first pass. With None the genes counted anywhere get tokens, in
         the order of the files.
     obs
@@ -159,12 +161,14 @@ def tokenize(
     check_output(output, overwrite=overwrite)
     if max_len < 1:
         raise InputError(f"tokenize: 'max_len' must be at least 1, got {max_len}")
+    if memory_bytes < 0:
+        raise InputError(f"tokenize: 'memory_bytes' must not be negative, got {memory_bytes}")
     check_obs_names(obs)
     sources = open_sources(data, matrix=matrix, gene_column=gene_column, normalized=normalized)
     for source in sources:
         source.chunks(obs)  # a missing column is reported now, before the medians are gathered
-    name_by_id(sources, gene_map)
-    common_genes(sources)  # refuses files that name their genes differently; tokens are of the union all the same
+    renaming = name_by_id(sources, gene_map, prefer=() if vocabulary is None else vocabulary.genes)
+    n_common = len(common_genes(sources))  # refuses files that name their genes differently
     union = list(dict.fromkeys(str(gene) for source in sources for gene in source.genes))
     if vocabulary is None or vocabulary.medians is None:
         vocabulary = _with_medians(sources, union, vocabulary, normalized, memory_bytes, progress)
@@ -207,7 +211,9 @@ def tokenize(
         n_truncated_cells=n_truncated,
         n_tokens=n_tokens,
         n_genes_in_files=len(union),
+        n_genes_in_all_files=n_common,
         n_genes_with_token=n_found,
+        renaming=renaming,
         medians=str(vocabulary.medians_origin.get("kind")),
         token_dtype="uint16" if vocabulary.size <= 2**16 else "int32",
         cells_per_second=n_cells / (time.perf_counter() - started),

@@ -169,15 +169,10 @@ def test_all_masked_leaks_nothing(corpus, graph):
     assert found.n_masked == found.n_genes
 
 
-def test_without_edges_nothing_leaks(corpus, graph):
+def test_a_graph_without_edges_is_refused(corpus, graph):
     empty = GeneGraph(np.zeros_like(graph.indptr), graph.indices[:0], graph.weights[:0], graph.var_names)
-    document = audit(corpus, empty, arms=["random", "corr"], **OPTIONS).to_dict()
-    for arm in document["arms"].values():
-        assert [(row["share"], row["partner_in_cell"], row["of_partnered"]) for row in arm["leakage"]] == [
-            (0, 0, 0)
-        ] * 2
-        assert arm["groups"]["masked_alone"] == 1
-    assert document["graph"]["weakest_edge"] is None
+    with pytest.raises(InputError, match="none joins two genes"):
+        audit(corpus, empty, arms=["random"], **OPTIONS)
 
 
 def test_json_round_trip_and_repeatable(report, corpus, graph):
@@ -281,7 +276,9 @@ def test_blood_cells(data_dir, tmp_path):
 
     cells = data_dir / "pbmc_corpus_core.h5ad"
     tokenize(cells, tmp_path / "corpus", max_len=256)
-    document = audit(Corpus.open(tmp_path / "corpus"), correlation_graph(cells), max_len=256, epochs=2).to_dict()
+    document = audit(
+        Corpus.open(tmp_path / "corpus"), correlation_graph(cells), max_len=256, epochs=2, held_out=0.1
+    ).to_dict()
     arms = document["arms"]
     frequency = arms["corr"]["mask_frequency"]
     assert 0.065 < frequency["q50"] < 0.095

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 
@@ -47,6 +51,57 @@ def cells(genes: list[str]) -> ad.AnnData:
     adata = ad.AnnData(sp.csr_matrix(np.random.default_rng(0).poisson(1.0, (20, len(genes))).astype(np.float32)))
     adata.var_names, adata.obs_names = genes, [f"c{i}" for i in range(20)]
     return adata
+
+
+def test_graph_says_what_a_user_may_not_have_meant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, genes in (("one", ["A", "B", "C"]), ("two", ["B", "C", "D"])):
+        adata = cells(genes)
+        adata.X = sp.csr_matrix(adata.X.toarray() * (np.arange(20) >= 3)[:, None])
+        adata.obs["donor"] = [f"{name}{i}" for i in range(20)]
+        write_h5ad(adata, tmp_path / f"{name}.h5ad")
+    files = [str(tmp_path / name) for name in ("one.h5ad", "two.h5ad", "graph.h5ad")]
+    with pytest.raises(SystemExit) as stop:
+        main(["graph", *files[:2], "-o", files[2], "--within", "donor"])
+    assert stop.value.code == 0
+    out, err = capsys.readouterr()
+    assert "0 edges among 2 genes" in out
+    assert "hubs" not in out
+    assert "left out: 2 genes that some file did not measure" in err
+    assert "6 cells have no counts" in err
+    assert "no edges" in err
+    assert "levels of 'donor'" in err
+
+
+def test_missing_levels_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adata = cells(["A", "B"])
+    adata.obs["donor"] = pd.Categorical(["x", None] * 10)
+    write_h5ad(adata, tmp_path / "cells.h5ad")
+    with pytest.raises(SystemExit) as stop:
+        main(["graph", str(tmp_path / "cells.h5ad"), "-o", str(tmp_path / "graph.h5ad"), "--within", "donor"])
+    assert stop.value.code == 2
+    assert "obs column 'donor' has no value for 10 of 20 cells; give them one" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["cells.h5ad"]
+
+
+def test_a_killed_command_clears_up(tmp_path: Path) -> None:
+    """SIGTERM while it writes: the output is not there, and nothing beside it."""
+    script = (
+        "import sys, time\n"
+        "from corrmask.files import replacing\n"
+        "import corrmask.cli.app as app\n"
+        "def slow(*_, **__):\n"
+        "    with replacing(sys.argv[1]) as path:\n"
+        "        path.write_text('half'); print('writing', flush=True); time.sleep(60)\n"
+        "app.app = slow\n"
+        "app.main([])\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "out")], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"writing\n"
+    process.terminate()
+    process.stdout.close()
+    assert process.wait() == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir())
 
 
 def test_files_without_a_common_gene_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -234,3 +235,30 @@ def test_outputs_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_any_other_error_says_what_it_was() -> None:
     assert explain(OSError(errno.EIO, "Input/output error"), "x") == "output 'x': Input/output error"
+
+
+def dead_process() -> str:
+    """What a process of this machine that lives no more has in the names of its files."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return f"{socket.gethostname()}-{process.pid}"
+
+
+def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
+    dead, alive = dead_process(), f"{socket.gethostname()}-{os.getppid()}"
+    (tmp_path / f".out.{dead}.part.h5ad").write_text("half")
+    write_folder(tmp_path / f".out.h5ad.{dead}.old", "older")
+    for name in (f".out.{alive}.part.h5ad", f".other.{dead}.part.h5ad", ".out.elsewhere-1.part.h5ad"):
+        (tmp_path / name).write_text("kept")
+    with replacing(tmp_path / "out.h5ad", overwrite=True) as temporary:
+        temporary.write_text("new")
+    assert sorted(contents(tmp_path)) == sorted(
+        ["out.h5ad", f".out.{alive}.part.h5ad", f".other.{dead}.part.h5ad", ".out.elsewhere-1.part.h5ad"]
+    )
+
+
+def test_an_output_that_a_killed_process_set_aside_comes_back(tmp_path: Path) -> None:
+    write_folder(tmp_path / f".out.{dead_process()}.old", "old")
+    with pytest.raises(InputError, match="exists already"):
+        check_output(tmp_path / "out")
+    assert contents(tmp_path) == {"out/a": "old", "out/b": "old"}

@@ -13,7 +13,7 @@ import pytest
 
 from corrmask import geneformer
 from corrmask.errors import InputError
-from corrmask.geneformer import load_vocabulary, read_dictionary
+from corrmask.geneformer import read_dictionary, read_vocabulary
 
 
 def write(path: Path, value: Any, protocol: int = 4) -> Path:
@@ -137,17 +137,17 @@ def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
 def test_a_vocabulary_of_dictionaries(tmp_path: Path) -> None:
     tokens = write(tmp_path / "tokens.pkl", {"<pad>": 0, "<mask>": 1, "ENSG1": 2, "ENSG2": 3})
     medians = write(tmp_path / "medians.pkl", {"ENSG2": np.float64(0.25)})
-    vocabulary = load_vocabulary(tokens, medians)
+    vocabulary = read_vocabulary(tokens, medians)
     np.testing.assert_array_equal(vocabulary.medians, [np.nan, 0.25])
     assert vocabulary.medians_origin == {"kind": "table", "source": "medians.pkl"}
-    assert load_vocabulary(tokens).medians is None
+    assert read_vocabulary(tokens).medians is None
     with pytest.raises(InputError):
-        load_vocabulary(medians, tokens)
+        read_vocabulary(medians, tokens)
 
 
 def test_geneformers_own_dictionaries(data_dir: Path) -> None:
     folder = data_dir / "geneformer"
-    vocabulary = load_vocabulary(folder / "token_dictionary.pkl", folder / "gene_median_dictionary.pkl")
+    vocabulary = read_vocabulary(folder / "token_dictionary.pkl", folder / "gene_median_dictionary.pkl")
     assert vocabulary.size == 25_426
     assert (vocabulary.pad_token_id, vocabulary.mask_token_id) == (0, 1)
     assert vocabulary.medians is not None

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gzip
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+import anndata
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
 from corrmask.errors import InputError
-from corrmask.genes import common_genes, read_gene_map, rename, strip_version
+from corrmask.genes import Renaming, common_genes, name_by_id, read_gene_map, rename, strip_version
 from corrmask.sources import open_sources
 
 TABLE = (
@@ -41,18 +44,17 @@ def test_a_table_is_read(tmp_path: Path, form: str) -> None:
     path.write_bytes(gzip.compress(text.encode()) if form.endswith("gz") else text.encode())
     gene_map = read_gene_map(path)
     assert gene_map == {
-        "A": "ENSG00000000001",
-        "B": "ENSG00000000002",
-        "NA": "ENSG00000000005",  # a symbol like any other, not a missing value
-        "A2": "ENSG00000000001",
+        "A": ("ENSG00000000001", "ENSG00000000003"),
+        "B": ("ENSG00000000002",),
+        "NA": ("ENSG00000000005",),  # a symbol like any other, not a missing value
+        "A2": ("ENSG00000000001",),
     }
-    assert gene_map.ambiguous == 1
 
 
 def test_columns_in_any_order(tmp_path: Path) -> None:
     path = tmp_path / "genes.tsv"
     path.write_text("Symbol\tother\tgene_id\nA\tx\tENSG00000000001\n")
-    assert read_gene_map(str(path)) == {"A": "ENSG00000000001"}
+    assert read_gene_map(str(path)) == {"A": ("ENSG00000000001",)}
 
 
 @pytest.mark.parametrize(
@@ -74,10 +76,15 @@ def test_tables_that_are_none(tmp_path: Path, text: str | None, message: str) ->
 
 
 def test_rename_counts_every_gene() -> None:
-    gene_map = {"A": "ENSG00000000001", "A2": "ENSG00000000001", "B": "ENSG00000000002", "C": "ENSG00000000003"}
+    gene_map = {
+        "A": ("ENSG00000000001", "ENSG00000000007"),
+        "A2": ("ENSG00000000001",),
+        "B": ("ENSG00000000002",),
+        "C": ("ENSG00000000003",),
+    }
     genes = ["A", "A2", "X", "B", "ENSG00000000002", "ENSG00000000003.7", "ENSG00000000009.1"]
-    renamed = rename(genes, gene_map)
-    assert renamed.genes.tolist() == [
+    renamed, renaming = rename(genes, gene_map)
+    assert renamed.tolist() == [
         "ENSG00000000001",
         "A2",  # its id went to A
         "X",
@@ -86,8 +93,28 @@ def test_rename_counts_every_gene() -> None:
         "ENSG00000000003",
         "ENSG00000000009",
     ]
-    assert renamed[1:] == (1, 3, 1, 2)
-    assert renamed.genes.dtype == object
+    assert renaming == (1, 3, 1, 2, 1)
+    assert "1 names have several ids" in str(renaming)
+    assert renamed.dtype == object
+
+
+def test_of_several_ids_the_preferred_one_is_taken() -> None:
+    gene_map = {"A": ("ENSG00000000001", "ENSG00000000002", "ENSG00000000003")}
+    renamed, renaming = rename(["A"], gene_map, prefer=["ENSG00000000003", "ENSG00000000002"])
+    assert renamed.tolist() == ["ENSG00000000002"]  # the table's order decides among those
+    assert renaming.ambiguous == 0
+
+
+@pytest.mark.parametrize("order", [("A", "ENSG00000000003"), ("ENSG00000000003.4", "A")])
+def test_two_files_agree_on_the_id(tmp_path: Path, order: tuple[str, str]) -> None:
+    table = tmp_path / "genes.tsv"
+    table.write_text(TABLE)
+    sources = open_sources([one_cell([gene]) for gene in order])
+    assert name_by_id(sources, table) == Renaming(1, 1, 0, 0, 0)
+    assert common_genes(sources).tolist() == ["ENSG00000000003"]
+    sources = open_sources([one_cell([gene]) for gene in ("A", "A")])
+    assert name_by_id(sources, table, prefer={"ENSG00000000003"}) == Renaming(2, 0, 0, 0, 0)
+    assert common_genes(sources).tolist() == ["ENSG00000000003"]
 
 
 NAMES = ["A", "B", "C", *(f"ENSG0000000000{i}{version}" for i in range(3) for version in ("", ".1", ".2"))]
@@ -96,39 +123,36 @@ IDS = [f"ENSG0000000000{i}" for i in range(4)]
 
 @given(
     st.lists(st.sampled_from(NAMES), unique=True),
-    st.dictionaries(st.sampled_from(["A", "B", "D"]), st.sampled_from([*IDS, "C"])),
+    st.dictionaries(st.sampled_from(["A", "B", "D"]), st.lists(st.sampled_from([*IDS, "C"]), min_size=1).map(tuple)),
 )
 def test_renamed_genes_stay_unique(genes: list[str], gene_map: dict[str, str]) -> None:
-    renamed = rename(np.array(genes, dtype=object), gene_map)
-    assert len(set(renamed.genes)) == len(genes)
-    assert sum(renamed[1:]) == len(genes)
-    again = rename(renamed.genes, gene_map)
-    assert again.genes.tolist() == renamed.genes.tolist()
+    renamed, renaming = rename(np.array(genes, dtype=object), gene_map)
+    assert len(set(renamed)) == len(genes)
+    assert sum(renaming[:4]) == len(genes)
+    assert rename(renamed, gene_map)[0].tolist() == renamed.tolist()
+
+
+def one_cell(genes: Sequence[str]) -> anndata.AnnData:
+    return anndata.AnnData(
+        sparse.csr_matrix(np.ones((1, len(genes)), dtype=np.float32)),
+        obs=pd.DataFrame(index=["x"]),
+        var=pd.DataFrame(index=list(genes)),
+    )
 
 
 def test_common_genes_in_the_order_of_the_first() -> None:
-    anndata = pytest.importorskip("anndata")
-    pandas = pytest.importorskip("pandas")
-
-    def cells(genes: str) -> object:
-        return anndata.AnnData(
-            sparse.csr_matrix(np.ones((2, len(genes)), dtype=np.float32)),
-            obs=pandas.DataFrame(index=["x", "y"]),
-            var=pandas.DataFrame(index=list(genes)),
-        )
-
-    assert common_genes(open_sources([cells("cabd"), cells("xdca")])).tolist() == ["c", "a", "d"]
-    assert common_genes(open_sources(cells("cab"))).tolist() == ["c", "a", "b"]
+    assert common_genes(open_sources([one_cell("cabd"), one_cell("xdca")])).tolist() == ["c", "a", "d"]
+    assert common_genes(open_sources(one_cell("cab"))).tolist() == ["c", "a", "b"]
     with pytest.raises(InputError, match=r"no gene in common: .* has 4 \(c, a, b, ...\) and .* has 2 \(y, z, ...\)"):
-        common_genes(open_sources([cells("cabd"), cells("xd"), cells("yz")]))
+        common_genes(open_sources([one_cell("cabd"), one_cell("xd"), one_cell("yz")]))
 
 
 @pytest.mark.skipif("CORRMASK_DATA" not in os.environ, reason="CORRMASK_DATA is not set")
-def test_the_real_table_names_the_real_cells() -> None:
+def test_the_real_table_names_the_real_one_cell() -> None:
     data = Path(os.environ["CORRMASK_DATA"])
     gene_map = read_gene_map(data / "genes" / "ensembl_symbol_biotype.tsv")
     (source,) = open_sources(data / "pbmc_corpus_core.h5ad")
-    renamed = rename(source.genes, gene_map)
-    assert len(set(renamed.genes)) == len(source.genes) == 17352
-    assert renamed[1:] == (13473, 0, 3879, 0)
-    assert gene_map["CD3E"] == "ENSG00000198851"
+    renamed, renaming = rename(source.genes, gene_map)
+    assert len(set(renamed)) == len(source.genes) == 17352
+    assert renaming[:4] == (13473, 0, 3879, 0)
+    assert gene_map["CD3E"] == ("ENSG00000198851",)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from corrmask.errors import InputError
+from corrmask.errors import InputError, InputWarning
 from corrmask.graph import GeneGraph
 from corrmask.groups import GroupTable
 from corrmask.ops import sample_groups
 from corrmask.vocabulary import Vocabulary
 
 
-def make_graph(edges: dict[str, list[str]], genes: str) -> GeneGraph:
+def make_graph(edges: dict[str, list[str]], genes: Sequence[str]) -> GeneGraph:
     """Partners of each gene, strongest first."""
     place = {gene: i for i, gene in enumerate(genes)}
     lists = [[place[partner] for partner in edges.get(gene, [])] for gene in genes]
@@ -70,8 +71,7 @@ def test_graphs_that_do_not_fit() -> None:
         GroupTable.from_graph(graph, Vocabulary(np.array(["A", "y", "z", "w"])))
     half = Vocabulary(np.array(["A", "B", "z", "w"]))
     assert partners_of(GroupTable.from_graph(graph, half), half) == {"A": ["B"]}
-    lenient = Vocabulary(np.array(["A", "y", "z", "w"]))
-    assert GroupTable.from_graph(graph, lenient, min_overlap=0).n_groups == 0
+    assert GroupTable.from_graph(graph, Vocabulary(np.array(list("ABzwvu"))), min_overlap=0).n_groups == 1
 
 
 def test_modules_share_a_group() -> None:
@@ -144,3 +144,18 @@ def test_thresholds_and_devices() -> None:
 def test_tables_that_do_not_fit(name: str, value: torch.Tensor) -> None:
     with pytest.raises(InputError, match=f"GroupTable: '{name}'"):
         make_table(**{name: value})
+
+
+def test_a_graph_that_joins_no_genes_is_refused() -> None:
+    vocabulary = Vocabulary(np.array(list("AB")))
+    for graph in (make_graph({}, "AB"), make_graph({"A": ["x"], "x": ["A"]}, "ABx")):
+        with pytest.raises(InputError, match="none joins two genes of the vocabulary"):
+            GroupTable.from_graph(graph, vocabulary)
+
+
+def test_a_graph_that_joins_few_genes_is_remarked() -> None:
+    vocabulary = Vocabulary(np.array([f"g{i}" for i in range(21)]))
+    graph = make_graph({"g0": ["g1"], "g1": ["g0"]}, ["g0", "g1"])
+    with pytest.warns(InputWarning, match="2 of the 21 genes of the vocabulary have partners"):
+        groups = GroupTable.from_graph(graph, vocabulary)
+    assert groups.n_groups == 2

@@ -196,10 +196,10 @@ def test_a_tokenizer_of_transformers(tmp_path: Path) -> None:
 
 
 def test_geneformers_dictionary(data_dir: Path) -> None:
-    from corrmask.geneformer import load_vocabulary, read_dictionary
+    from corrmask.geneformer import read_dictionary, read_vocabulary
 
     path = data_dir / "geneformer" / "token_dictionary.pkl"
-    dictionary, vocabulary = read_dictionary(path), load_vocabulary(path)
+    dictionary, vocabulary = read_dictionary(path), read_vocabulary(path)
     collator = CorrMaskCollator(dictionary, groups=GroupTable.without_groups(vocabulary))
     rng = np.random.default_rng(0)
     lo, hi = vocabulary.gene_token_range

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corrmask.geneformer import load_vocabulary, read_dictionary
+from corrmask.geneformer import read_dictionary, read_vocabulary
 from corrmask.ops import rank_encode
 from corrmask.tokenization import encode_chunk
 
@@ -230,7 +230,7 @@ def test_geneformers_published_method_on_real_cells(data_dir: Path) -> None:
     cells = anndata.read_h5ad(data_dir / "pbmc_kang_5donors.h5ad")
     tokens = read_dictionary(data_dir / "geneformer" / "token_dictionary.pkl")
     medians = read_dictionary(data_dir / "geneformer" / "gene_median_dictionary.pkl")
-    vocabulary = load_vocabulary(
+    vocabulary = read_vocabulary(
         data_dir / "geneformer" / "token_dictionary.pkl", data_dir / "geneformer" / "gene_median_dictionary.pkl"
     )
     max_len = 512  # 1,500 cells have more

@@ -32,7 +32,7 @@ def audit(
     expand: float = 1.0,
     max_group: int | None = None,
     max_len: int = 2048,
-    held_out: float = 0.1,
+    held_out: float = 0.05,
     cells: int = 2000,
     epochs: int = 4,
     thresholds: Sequence[float] = (0.1, 0.3),
@@ -142,7 +142,7 @@ def audit(
         graph={
             "genes": graph.n_genes,
             "edges": graph.n_edges,
-            "weakest_edge": float(np.abs(graph.weights).min()) if graph.n_edges else None,
+            "weakest_edge": float(np.abs(graph.weights).min()),
             "provenance": _plain(graph.provenance),
         },
         cells={

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -20,7 +23,7 @@ from corrmask.cli.graph import graph
 from corrmask.cli.pretrain import pretrain
 from corrmask.cli.simulate import simulate
 from corrmask.cli.tokenize import tokenize
-from corrmask.errors import InputError
+from corrmask.errors import InputError, InputWarning
 from corrmask.files import explain
 
 app = typer.Typer(
@@ -46,8 +49,11 @@ def _click_errors(name: str) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: exit code 0 on success, 2 with one line on stderr for bad input, 130 when interrupted."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = app(args=None if arguments is None else list(arguments), prog_name="corrmask", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(_note, warnings.showwarning)
+            code = app(args=None if arguments is None else list(arguments), prog_name="corrmask", standalone_mode=False)
     except InputError as error:
         fail(str(error))
     except _click_errors("NoArgsIsHelpError") as error:
@@ -68,6 +74,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail(explain(error, error.filename or "the output folder"))
     else:
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _note(show: Callable[..., None], message: Warning | str, category: type[Warning], *rest: Any) -> None:
+    """Show a warning: one line for those that are the user's to judge."""
+    if issubclass(category, InputWarning):
+        err.print(f"corrmask: {message}", markup=False)
+    else:
+        show(message, category, *rest)
+
+
+def _terminate(signum: int, frame: Any) -> None:
+    """End by way of the handlers that remove what is half-written."""
+    raise SystemExit(128 + signum)
 
 
 def fail(message: str) -> None:

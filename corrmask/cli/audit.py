@@ -17,7 +17,6 @@ from corrmask.files import check_output, replacing
 if TYPE_CHECKING:
     from corrmask.audit import AuditReport
     from corrmask.graph import GeneGraph
-    from corrmask.vocabulary import Vocabulary
 
 
 def audit(
@@ -32,7 +31,7 @@ def audit(
     max_len: Annotated[int, typer.Option(help="Most tokens of a cell.")] = 2048,
     held_out: Annotated[
         float, typer.Option(help="Share of cells held out, as in pretrain with the same --seed and --held-out.")
-    ] = 0.1,
+    ] = 0.05,
     cells: Annotated[int, typer.Option(help="Most held-out cells looked at.")] = 2000,
     epochs: Annotated[int, typer.Option(help="Masks drawn for each cell.")] = 4,
     thresholds: Annotated[str, typer.Option(help="|r| from which a partner counts.")] = "0.1,0.3",
@@ -60,12 +59,13 @@ def audit(
 
     from corrmask.audit import audit as look
     from corrmask.corpus import Corpus
+    from corrmask.geneformer import read_vocabulary
     from corrmask.graph import GeneGraph
 
     dependency = GeneGraph.read(graph)
     with console.progress() as progress:
         report = look(
-            Corpus.open(corpus, None if vocabulary is None else _vocabulary(vocabulary)),
+            Corpus.open(corpus, None if vocabulary is None else read_vocabulary(vocabulary)),
             dependency,
             arms=[arm.strip() for arm in arms.split(",") if arm.strip()],
             rate=rate,
@@ -96,13 +96,6 @@ def _numbers(text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise InputError(f"--thresholds takes numbers between commas, such as 0.1,0.3, got {text!r}") from None
-
-
-def _vocabulary(path: Path) -> Vocabulary:
-    from corrmask.geneformer import load_vocabulary
-    from corrmask.vocabulary import FILE_NAME, Vocabulary
-
-    return Vocabulary.load(path) if path.is_dir() or path.name == FILE_NAME else load_vocabulary(path)
 
 
 def _write(report: AuditReport, graph: GeneGraph, document: dict[str, Any], output: Path, overwrite: bool) -> None:
@@ -169,12 +162,18 @@ def _print(document: dict[str, Any]) -> None:
         frequency = arm["mask_frequency"]
         quantiles = [_percent(frequency[key]) for key in ("q5", "q25", "q50", "q75", "q95", "max")]
         by_gene.add_row(name, *quantiles, _names(frequency["most_masked"]), _names(frequency["least_masked"]))
-    console.out.print(by_gene)
+    if first["genes"]:
+        console.out.print(by_gene)
+    else:
+        console.note(
+            f"no gene is in {settings['min_cells']} of the cells looked at: lower --min-cells, or raise --held-out or "
+            "--cells to see how often genes are masked"
+        )
     for name, arm in arms.items():
         if off := arm["rate"]["cells_off_budget"]:
             console.note(f"{name}: {off:,} cells miss the budget of masked genes")
     weakest = document["graph"]["weakest_edge"]
-    if weakest is not None and weakest > min(settings["thresholds"]) + 0.05:
+    if weakest > min(settings["thresholds"]) + 0.05:
         console.note(f"the weakest edge of the graph has |r| = {weakest:.2f}: what is weaker cannot count as leaking")
 
 

@@ -28,6 +28,13 @@ def graph(
     gene_map: Annotated[
         Path | None, typer.Option(help="Table (TSV, CSV) of gene symbols and Ensembl ids; symbols become ids.")
     ] = None,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of a symbol with several ids take the one in this vocabulary: a corpus, vocabulary.json or token "
+            "dictionary (.pkl, .json)."
+        ),
+    ] = None,
     gene_column: Annotated[str | None, typer.Option(help="Column of var to name genes by (10x: id or name).")] = None,
     matrix: Annotated[str, typer.Option(help="X, raw or layers/NAME.")] = "X",
     normalized: Annotated[
@@ -38,11 +45,18 @@ def graph(
 ) -> None:
     """Build the dependency graph: each gene's partners by Pearson correlation of log1p-normalised counts.
 
+    Of several files the genes that all of them hold are correlated.
+
     Example: [bold]corrmask graph cells.h5ad -o graph.h5ad --within donor --top-k 16 --min-corr 0.1[/bold]
     """
+    from corrmask.errors import InputError
+    from corrmask.geneformer import read_vocabulary
+    from corrmask.genes import Renaming
     from corrmask.graph import check_graph_output, correlation_graph
 
     check_graph_output(output, overwrite=overwrite)
+    if vocabulary is not None and gene_map is None:
+        raise InputError("--vocabulary chooses among the ids of --gene-map; give both or neither")
     if normalized:
         console.note(
             "--normalized: values are taken as natural log1p of counts scaled to the same total in every cell; "
@@ -59,6 +73,7 @@ def graph(
             mutual=mutual,
             target_sum=target_sum,
             gene_map=gene_map,
+            vocabulary=None if vocabulary is None else read_vocabulary(vocabulary),
             matrix=matrix,
             gene_column=gene_column,
             normalized=normalized,
@@ -69,10 +84,13 @@ def graph(
     report = {
         "output": str(output),
         "n_cells": result.provenance["n_cells"],
+        "n_empty_cells": result.provenance["n_empty_cells"],
+        "n_genes_in_files": result.provenance["n_genes_in_files"],
+        "renaming": result.provenance["renaming"] or None,
         "n_genes": result.n_genes,
         "n_edges": result.n_edges,
         "n_genes_with_partners": int((result.indptr[1:] > result.indptr[:-1]).sum()),
-        "hubs": [{"gene": gene, "partner_of": count} for gene, count in result.hubs(10)],
+        "hubs": [{"gene": gene, "partner_of": count} for gene, count in result.hubs(10) if count],
         "median_partner_of": float(sorted(degree)[len(degree) // 2]),
         "cells_per_second": result.provenance["cells_per_second"],
         "accumulator_gb": result.provenance["accumulator_bytes"] / 1e9,
@@ -85,8 +103,23 @@ def graph(
         f"{output}: {report['n_edges']:,} edges among {report['n_genes']:,} genes "
         f"({report['n_genes_with_partners']:,} with partners) from {report['n_cells']:,} cells"
     )
-    console.out.print("hubs: " + ", ".join(f"{gene} ({count:,})" for gene, count in result.hubs(10)))
+    if report["hubs"]:
+        console.out.print("hubs: " + ", ".join(f"{hub['gene']} ({hub['partner_of']:,})" for hub in report["hubs"]))
     console.out.print(
         f"{report['cells_per_second']:,.0f} cells/s; accumulators {report['accumulator_gb']:.2f} GB, "
         f"peak memory {report['peak_memory_gb']:.2f} GB"
     )
+    if renaming := report["renaming"]:
+        console.note(f"--gene-map: {Renaming(**renaming)}")
+    if report["n_genes_in_files"] > report["n_genes"]:
+        console.note(
+            f"left out: {report['n_genes_in_files'] - report['n_genes']:,} genes that some file did not measure "
+            "(`corrmask tokenize` gives them tokens)"
+        )
+    if report["n_empty_cells"]:
+        console.note(f"{report['n_empty_cells']:,} cells have no counts; they are counted as cells with zeros")
+    if not result.n_edges:
+        console.note(
+            f"the graph has no edges: no two genes in {min_cells} cells or more (--min-cells) have |r| >= {min_corr} "
+            "(--min-corr)" + (f" within the levels of {within!r} (--within)" if within else "")
+        )

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from corrmask.cli import console
-
-if TYPE_CHECKING:
-    from corrmask.vocabulary import Vocabulary
 
 
 def pretrain(
@@ -85,6 +82,7 @@ def pretrain(
     From random to correlated masks: [bold]corrmask pretrain --corpus corpus --graph graph.h5ad --mask corr
     --expand-from 0 -o model[/bold]
     """
+    from corrmask.geneformer import read_vocabulary
     from corrmask.training import Settings
     from corrmask.training import pretrain as train
 
@@ -119,7 +117,7 @@ def pretrain(
         threads=threads,
     )
     settings.check()
-    given = None if vocabulary is None else _vocabulary(vocabulary)
+    given = None if vocabulary is None else read_vocabulary(vocabulary)
     try:
         with console.progress() as progress:
             record = train(
@@ -132,20 +130,13 @@ def pretrain(
                 overwrite=overwrite,
                 progress=progress,
             )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         console.note(f"{output} is not finished: give the same command with --resume to go on from its last checkpoint")
         raise
     if json:
         console.print_json({"output": str(output), **record})
     else:
         _print(output, record)
-
-
-def _vocabulary(path: Path) -> Vocabulary:
-    from corrmask.geneformer import load_vocabulary
-    from corrmask.vocabulary import Vocabulary
-
-    return Vocabulary.load(path) if path.name == "vocabulary.json" or path.is_dir() else load_vocabulary(path)
 
 
 def _print(output: Path, record: dict[str, Any]) -> None:

@@ -40,7 +40,7 @@ def tokenize(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Tokenise cells: genes by descending count / median, as Geneformer does.
+    """Tokenise cells: genes by descending count / median, as Geneformer does. Of several files the genes are united.
 
     Example: [bold]corrmask tokenize cells.h5ad -o corpus --obs cell_type --obs donor[/bold]
 
@@ -48,16 +48,14 @@ def tokenize(
     --medians gene_median_dictionary.pkl --gene-map genes.tsv[/bold]
     """
     from corrmask.errors import InputError
-    from corrmask.geneformer import load_vocabulary
+    from corrmask.geneformer import read_vocabulary
     from corrmask.tokenization import tokenize as write_corpus
-    from corrmask.vocabulary import Vocabulary
 
     if medians is not None and tokens is None:
         raise InputError("--medians needs --tokens, the dictionary that its genes belong to")
     vocabulary = None
     if tokens is not None:
-        is_ours = tokens.name == "vocabulary.json" or tokens.is_dir()
-        vocabulary = Vocabulary.load(tokens) if is_ours else load_vocabulary(tokens, medians)
+        vocabulary = read_vocabulary(tokens, medians)
     if normalized:
         console.note(
             "--normalized: values are taken as natural log1p of counts scaled to the same total in every cell; "
@@ -86,6 +84,13 @@ def tokenize(
         f"{report.n_genes_with_token:,} of {report.n_genes_in_files:,} genes have a token, medians {report.medians}, "
         f"{report.cells_per_second:,.0f} cells/s"
     )
+    if report.renaming is not None:
+        console.note(f"--gene-map: {report.renaming}")
+    if report.n_genes_in_all_files < report.n_genes_in_files:
+        console.note(
+            f"the files share {report.n_genes_in_all_files:,} genes; tokens are of all {report.n_genes_in_files:,} "
+            "(`corrmask graph` correlates the shared ones)"
+        )
     if report.n_empty_cells:
         console.note(f"{report.n_empty_cells:,} cells have no tokens; they are kept: rows stay those of the files")
     if report.n_truncated_cells:
