@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.sparse as sp
@@ -11,7 +10,7 @@ import torch
 
 from corrmask import ops
 from corrmask.errors import InputError
-from corrmask.ops.covariance_update import panels_offset, panels_size
+from corrmask.ops.covariance_update import PANEL, panel_start, panels_offset, panels_size
 
 # A centred sum of squares below this share of the raw one is rounding: float64 sums of 10**7 equal values, added one
 # after another, err by 1e-10 to 1e-9 of themselves. A gene of mean^2 / variance <= 1e4 is far above.
@@ -26,18 +25,26 @@ def log_normalize(counts: sp.csr_array, target_sum: float) -> np.ndarray:
     return np.log1p(counts.data.astype(np.float64) * target_sum / per_entry)
 
 
-@dataclass
 class Covariance:
     """Accumulators (cells, sums, Gram) of log1p-normalised counts. They add up: over chunks, files and machines.
 
-    Attributes
+    Genes stand by rank: by falling frequency in the first chunk.
+
+    Parameters
     ----------
     n_genes
         Number of genes G.
+    target_sum
+        Counts per cell after normalisation; None where the values are log1p-normalised already.
+    panels
+        Panels of the Gram matrix that are summed, (first, behind the last); None for all.
+
+    Attributes
+    ----------
     gram
-        float64 tensor: sums of y_i * y_j, genes by rank, in panels, as `corrmask.ops.covariance_update` keeps them.
+        float64 tensor: sums of y_i * y_j, in panels, as `corrmask.ops.covariance_update` keeps them.
     ranks
-        int32 tensor [G]: the place of each gene in `gram`, by falling frequency in the first chunk.
+        int32 tensor [G]: the place of each gene in all that follows.
     sums
         float64 tensor [n_levels, G]: sums of y in each level.
     squares
@@ -48,27 +55,28 @@ class Covariance:
         Cells of each level, in the order of the rows of `sums`.
     """
 
-    n_genes: int
-    gram: torch.Tensor = field(init=False)
-    ranks: torch.Tensor = field(init=False)
-    sums: torch.Tensor = field(init=False)
-    squares: torch.Tensor = field(init=False)
-    expressed: torch.Tensor = field(init=False)
-    level_cells: dict[str, int] = field(default_factory=dict)
+    def __init__(self, n_genes: int, *, target_sum: float | None = 1e4, panels: tuple[int, int] | None = None) -> None:
+        self.n_genes = n_genes
+        self.target_sum = target_sum
+        self.level_cells: dict[str, int] = {}
+        self.sums = torch.zeros((0, n_genes), dtype=torch.float64)
+        self.ranks = torch.arange(n_genes, dtype=torch.int32)
+        self.squares = torch.zeros(n_genes, dtype=torch.float64)
+        self.expressed = torch.zeros(n_genes, dtype=torch.int64)
+        self.select(*(panels or (0, -(-n_genes // PANEL))))
 
-    def __post_init__(self) -> None:
-        size = panels_size(self.n_genes)
+    def select(self, first: int, last: int) -> None:
+        """Turn to panels `first` .. `last` - 1 of the Gram matrix; cells that pass by again are not counted again."""
+        self.first_panel = first
+        self.gram = torch.zeros(0, dtype=torch.float64)  # what was there goes first
+        size = panel_start(last, self.n_genes) - panel_start(first, self.n_genes)
         try:
             self.gram = torch.zeros(size, dtype=torch.float64)
         except RuntimeError:
             raise InputError(
-                f"graph of {self.n_genes:,} genes: the triangle of products needs {size * 8 / 1e9:.1f} GB of memory; "
-                "use fewer genes or a larger machine"
+                f"graph of {self.n_genes:,} genes: the products need {size * 8 / 1e9:.1f} GB of memory; give less with "
+                "--memory (memory=), or use fewer genes"
             ) from None
-        self.sums = torch.zeros((0, self.n_genes), dtype=torch.float64)
-        self.ranks = torch.arange(self.n_genes, dtype=torch.int32)
-        self.squares = torch.zeros(self.n_genes, dtype=torch.float64)
-        self.expressed = torch.zeros(self.n_genes, dtype=torch.int64)
 
     @property
     def n_cells(self) -> int:
@@ -92,36 +100,45 @@ class Covariance:
         """The row of `sums` of each cell, which is counted in its level: int64 [n]."""
         names, inverse, counts = np.unique(levels.astype(str), return_inverse=True, return_counts=True)
         rows = self._rows_of_levels([str(name) for name in names])
-        for name, count in zip(names, counts, strict=True):
-            self.level_cells[str(name)] += int(count)
+        if self.first_panel == 0:
+            for name, count in zip(names, counts, strict=True):
+                self.level_cells[str(name)] += int(count)
         return rows[inverse]
 
-    def update(self, values: sp.csr_array, levels: np.ndarray | None = None) -> None:
+    def update(self, counts: sp.csr_array, levels: np.ndarray | None = None, genes: np.ndarray | None = None) -> None:
         """Add a chunk.
 
         Parameters
         ----------
-        values
-            float64 CSR [n, G]: log1p-normalised counts; columns unique within a cell.
+        counts
+            CSR [n, n_columns] of float32, float64, int32 or int64; columns unique within a cell.
         levels
             [n] names of the level of each cell (for correlation within levels); None puts all into one.
+        genes
+            int [n_columns]: the gene of each column, -1 for one that counts in the cells' totals alone; None where the
+            columns are the genes.
         """
+        genes = np.arange(self.n_genes) if genes is None else np.asarray(genes)
         if self.n_cells == 0:
-            frequency = np.bincount(values.indices, minlength=self.n_genes)
+            frequency = np.zeros(self.n_genes, dtype=np.int64)
+            frequency[genes[genes >= 0]] = np.bincount(counts.indices, minlength=len(genes))[genes >= 0]
             ranks = np.empty(self.n_genes, dtype=np.int32)
             ranks[np.argsort(-frequency, kind="stable")] = np.arange(self.n_genes, dtype=np.int32)
             self.ranks = torch.from_numpy(ranks)
-        level_rows = self._level_rows(np.full(values.shape[0], "all") if levels is None else np.asarray(levels))
+        level_rows = self._level_rows(np.full(counts.shape[0], "all") if levels is None else np.asarray(levels))
+        places = np.append(self.ranks.numpy(), np.int32(-1))[genes]
         ops.covariance_update(
             self.gram,
             self.sums,
             self.squares,
             self.expressed,
-            self.ranks,
-            torch.from_numpy(values.indptr.astype(np.int64, copy=False)),
-            torch.from_numpy(np.require(values.indices, requirements="W")),  # torch warns of read-only memory
-            torch.from_numpy(np.require(values.data, requirements="W")),
+            torch.from_numpy(places),
+            torch.from_numpy(counts.indptr.astype(np.int64, copy=False)),
+            torch.from_numpy(np.require(counts.indices, requirements="W")),  # torch warns of read-only memory
+            torch.from_numpy(np.require(counts.data, requirements="W")),
             torch.from_numpy(level_rows),
+            target_sum=self.target_sum,
+            first_panel=self.first_panel,
         )
 
     def add(self, other: Covariance) -> None:
@@ -130,39 +147,41 @@ class Covariance:
         Raises
         ------
         InputError
-            The other is over another number of genes.
+            The other is over another number of genes, or one of both holds some of the panels alone.
         """
         if other.n_genes != self.n_genes:
             raise InputError(f"covariance: accumulators of {self.n_genes} and {other.n_genes} genes cannot be added")
-        self._add_gram(other)
-        rows = self._rows_of_levels(list(other.level_cells))
-        for name, cells in other.level_cells.items():
-            self.level_cells[name] += cells
-        self.sums[torch.from_numpy(rows)] += other.sums
-        self.squares += other.squares
-        self.expressed += other.expressed
-
-    def _add_gram(self, other: Covariance) -> None:
-        """Add the Gram matrix of another order of genes, panel row by panel row."""
+        if not self.gram.shape == other.gram.shape == (panels_size(self.n_genes),):
+            raise InputError("covariance: accumulators of some panels cannot be added; add whole ones")
         if other.n_cells == 0:
             return
         if self.n_cells == 0:
             self.ranks = other.ranks.clone()
+        theirs = torch.empty_like(self.ranks, dtype=torch.int64)
+        theirs[self.ranks.long()] = other.ranks.long()  # [G]: where the gene of our rank stands with them
+        self._add_gram(other, theirs.numpy())
+        rows = self._rows_of_levels(list(other.level_cells))
+        for name, cells in other.level_cells.items():
+            self.level_cells[name] += cells
+        self.sums[torch.from_numpy(rows)] += other.sums[:, theirs]
+        self.squares += other.squares[theirs]
+        self.expressed += other.expressed[theirs]
+
+    def _add_gram(self, other: Covariance, theirs: np.ndarray) -> None:
+        """Add the Gram matrix of another order of genes, row by row."""
         if torch.equal(self.ranks, other.ranks):
             self.gram += other.gram
             return
-        theirs = other.ranks.numpy().astype(np.int64)
-        gene_at = np.argsort(self.ranks.numpy())
         for low in range(self.n_genes):
             high = np.arange(low, self.n_genes)
-            a, b = theirs[gene_at[low]], theirs[gene_at[high]]
+            a, b = theirs[low], theirs[high]
             place = panels_offset(np.minimum(a, b), np.maximum(a, b), self.n_genes)
             self.gram[torch.from_numpy(panels_offset(np.full_like(high, low), high, self.n_genes))] += other.gram[
                 torch.from_numpy(place)
             ]
 
     def mean_factors(self) -> torch.Tensor:
-        """sqrt(cells) * mean of each gene in each level: float64 [n_levels, G]; their products centre the Gram."""
+        """sqrt(cells) * mean of each gene in each level, whose products centre the Gram: float64 [n_levels, G]."""
         cells = torch.tensor(list(self.level_cells.values()), dtype=torch.float64)
         return self.sums / cells.sqrt()[:, None]
 

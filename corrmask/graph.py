@@ -6,8 +6,9 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,16 +17,21 @@ import scipy.sparse as sp
 import torch
 
 from corrmask import ops
-from corrmask.covariance import Covariance, log_normalize
-from corrmask.errors import InputError
+from corrmask.covariance import Covariance
+from corrmask.errors import InputError, InputWarning
 from corrmask.files import check_output, replacing, write_h5ad
 from corrmask.genes import common_genes, name_by_id
+from corrmask.memory import memory_budget
+from corrmask.ops.covariance_update import panels_size, panels_within
 from corrmask.progress import Progress, silent
 from corrmask.sources import Chunk, Source, open_sources
 from corrmask.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+
+CHUNK_BYTES = 1_000_000_000  # what the cells at hand take beside the products
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +172,7 @@ def correlation_graph(
     gene_map: str | Path | None = None,
     vocabulary: Vocabulary | None = None,
     normalized: bool = False,
+    memory: str | float | None = None,
     progress: Progress = silent,
 ) -> GeneGraph:
     """Build the dependency graph of genes from the Pearson correlation of log1p-normalised counts.
@@ -206,8 +213,11 @@ def correlation_graph(
         Of a symbol with several ids the one in this vocabulary is taken.
     normalized
         The values are log1p-normalised already and taken as they stand.
+    memory
+        Budget such as "4GB", or bytes, by default four fifths of what is free. Where the products of all genes, 4 bytes
+        times the square of their number, do not fit beside 1 GB for the cells, they are formed in several passes.
     progress
-        Called as progress("correlate", cells done, cells).
+        Called as progress("correlate", cells done, cells), of several passes as "correlate, pass 1 of 3".
 
     Returns
     -------
@@ -228,6 +238,9 @@ def correlation_graph(
         raise InputError(f"correlation_graph: 'top_k' must be a whole number of at least 1, got {top_k!r}")
     if not 0 <= min_corr <= 1:
         raise InputError(f"correlation_graph: 'min_corr' must be in 0 .. 1, got {min_corr}")
+    budget = memory_budget(memory) - CHUNK_BYTES
+    if budget <= 0:
+        raise InputError(f"correlation_graph: 'memory' must be more than 1GB, which the cells take, got {memory!r}")
     if min_cells < 0:
         raise InputError(f"correlation_graph: 'min_cells' must not be negative, got {min_cells}")
     if not 0 < target_sum < np.inf:
@@ -238,27 +251,40 @@ def correlation_graph(
     if isinstance(within, str):
         _check_levels(sources, within)
     digest = hashlib.blake2b(digest_size=16)
-    accumulated = Covariance(len(genes))
-    n_empty = 0
-    for chunk, columns, levels in _chunks(sources, genes, within, progress):
-        for part in (np.diff(chunk.counts.indptr), chunk.counts.indices, chunk.counts.data):
-            digest.update(np.ascontiguousarray(part).tobytes())
-        counts = chunk.counts
-        n_empty += int((np.asarray(counts.sum(axis=1)) == 0).sum())
-        values = counts.data.astype(np.float64) if normalized else log_normalize(counts, target_sum)
-        y = sp.csr_array((values, counts.indices, counts.indptr), shape=counts.shape)
-        accumulated.update(y if columns is None else y[:, columns], levels)
-
-    top_k_found, n_genes = min(top_k, max(1, len(genes) - 1)), len(genes)
-    partners, weights = ops.topk_edges(
-        accumulated.gram,
-        accumulated.ranks,
-        accumulated.mean_factors(),
-        accumulated.inverse_sd(min_cells),
-        top_k=top_k_found,
-        min_corr=min_corr,
-        positive=sign == "positive",
-    )
+    n_genes, n_empty = len(genes), 0
+    passes = panels_within(n_genes, budget)
+    if len(passes) > 1:
+        warnings.warn(
+            f"the products of {n_genes:,} genes take {panels_size(n_genes) * 8 / 1e9:.1f} GB: within the memory given "
+            f"they are formed in {len(passes)} passes over the cells",
+            InputWarning,
+            stacklevel=2,
+        )
+    accumulated = Covariance(n_genes, target_sum=None if normalized else target_sum, panels=passes[0])
+    partners = torch.full((n_genes, min(top_k, max(1, n_genes - 1))), -1, dtype=torch.int32)
+    weights = torch.zeros(partners.shape, dtype=torch.float32)
+    for number, panels in enumerate(passes):
+        stage = "correlate" if len(passes) == 1 else f"correlate, pass {number + 1} of {len(passes)}"
+        if number:
+            accumulated.select(*panels)
+        for chunk, gene_of_column, levels in _chunks(sources, genes, within, partial(progress, stage)):
+            counts = chunk.counts
+            accumulated.update(counts, levels, gene_of_column)
+            if number == 0:
+                n_empty += int((np.asarray(counts.sum(axis=1)) == 0).sum())
+                for part in (np.diff(counts.indptr), counts.indices, counts.data):
+                    digest.update(np.ascontiguousarray(part).data)
+        ops.topk_edges(
+            partners,
+            weights,
+            accumulated.gram,
+            accumulated.ranks,
+            accumulated.mean_factors(),
+            accumulated.inverse_sd(min_cells),
+            min_corr=min_corr,
+            positive=sign == "positive",
+            first_panel=panels[0],
+        )
     kept = partners.numpy() >= 0
     if mutual:
         kept &= _is_mutual(partners.numpy())
@@ -286,6 +312,7 @@ def correlation_graph(
         "input_hash": digest.hexdigest(),
         "genes_hash": hashlib.blake2b(json.dumps([str(g) for g in genes]).encode(), digest_size=16).hexdigest(),
         "accumulator_bytes": accumulated.memory_bytes,
+        "passes": len(passes),
         "cells_per_second": accumulated.n_cells / seconds,
         "versions": _versions(),
     }
@@ -293,7 +320,7 @@ def correlation_graph(
         np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int64),
         partners.numpy()[kept],
         weights.numpy()[kept],
-        np.asarray(genes, dtype=object).reshape(n_genes),
+        genes,
         provenance,
     )
 
@@ -310,19 +337,21 @@ def _check_levels(sources: list[Source], within: str) -> None:
 
 
 def _chunks(
-    sources: list[Source], genes: np.ndarray, within: str | Sequence[Any] | None, progress: Progress
-) -> Iterator[tuple[Chunk, np.ndarray | None, np.ndarray | None]]:
-    """Chunks, the columns of the common genes (None: all, in order) and the level of each cell."""
+    sources: list[Source],
+    genes: np.ndarray,
+    within: str | Sequence[Any] | None,
+    progress: Callable[[int, int], None],
+) -> Iterator[tuple[Chunk, np.ndarray, np.ndarray | None]]:
+    """Chunks, the common gene of each column (-1: none) and the level of each cell."""
     total, done = sum(source.n_cells for source in sources), 0
     given = None
     if within is not None and not isinstance(within, str):
         given = np.asarray(within)
         if given.shape != (total,):
             raise InputError(f"correlation_graph: 'within' must have one value per cell, {total}, got {given.shape}")
+    position = {str(gene): i for i, gene in enumerate(genes)}
     for source in sources:
-        position = {str(gene): i for i, gene in enumerate(source.genes)}
-        columns = np.array([position[str(gene)] for gene in genes])
-        whole = len(columns) == len(source.genes) and bool(np.all(columns == np.arange(len(columns))))
+        gene_of_column = np.array([position.get(str(gene), -1) for gene in source.genes], dtype=np.int64)
         for chunk in source.chunks(obs=[within] if isinstance(within, str) else []):
             n = chunk.counts.shape[0]
             levels = None
@@ -330,9 +359,9 @@ def _chunks(
                 levels = chunk.obs[within].astype(str).to_numpy()
             elif given is not None:
                 levels = given[done : done + n]
-            yield chunk, None if whole else columns, levels
+            yield chunk, gene_of_column, levels
             done += n
-            progress("correlate", done, total)
+            progress(done, total)
 
 
 def _is_mutual(partners: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from corrmask.errors import InputError
 from corrmask.files import check_output, replacing
 from corrmask.genes import Renaming, common_genes, name_by_id
 from corrmask.medians import MedianAccumulator
+from corrmask.memory import memory_budget
 from corrmask.progress import Progress, silent
 from corrmask.sources import Source, open_sources
 from corrmask.vocabulary import Vocabulary
@@ -121,7 +122,7 @@ def tokenize(
     matrix: str = "X",
     gene_column: str | None = None,
     normalized: bool = False,
-    memory_bytes: int = 2_000_000_000,
+    memory: str | float = "2GB",
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> TokenizeReport:
@@ -145,8 +146,8 @@ def tokenize(
         Table of gene symbols and Ensembl ids; symbols become ids before tokens are looked up.
     matrix, gene_column, normalized
         As `corrmask.correlation_graph` takes them.
-    memory_bytes
-        Budget for exact medians; beyond it they are a sketch of relative error 1e-3.
+    memory
+        Budget for exact medians, such as "2GB" or bytes; beyond it they are a sketch of relative error 1e-3.
     overwrite
         Replace an existing output.
     progress
@@ -161,8 +162,7 @@ def tokenize(
     check_output(output, overwrite=overwrite)
     if max_len < 1:
         raise InputError(f"tokenize: 'max_len' must be at least 1, got {max_len}")
-    if memory_bytes < 0:
-        raise InputError(f"tokenize: 'memory_bytes' must not be negative, got {memory_bytes}")
+    memory_bytes = memory_budget(memory)
     check_obs_names(obs)
     sources = open_sources(data, matrix=matrix, gene_column=gene_column, normalized=normalized)
     for source in sources:

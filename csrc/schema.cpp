@@ -17,10 +17,8 @@ STABLE_TORCH_LIBRARY(corrmask, m) {
       "int pad_id) -> (Tensor, Tensor)");
   m.def(
       "covariance_update(Tensor(a!) gram, Tensor(b!) sums, Tensor(c!) squares, Tensor(d!) expressed, Tensor ranks, "
-      "Tensor indptr, Tensor indices, "
-      "Tensor values, Tensor levels) -> ()");
+      "Tensor indptr, Tensor indices, Tensor counts, Tensor levels, *, float target_sum, int first_panel) -> ()");
   m.def(
-      "topk_edges(Tensor gram, Tensor ranks, Tensor mean_factors, Tensor inverse_sd, *, int top_k, float min_corr, "
-      "bool positive) -> "
-      "(Tensor, Tensor)");
+      "topk_edges(Tensor(a!) partners, Tensor(b!) weights, Tensor gram, Tensor ranks, Tensor mean_factors, "
+      "Tensor inverse_sd, *, int first_panel, float min_corr, bool positive) -> ()");
 }

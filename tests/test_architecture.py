@@ -13,7 +13,7 @@ PACKAGE = ROOT / "corrmask"
 
 # From the bottom up: a module may import its own layer and those above it in this list.
 LAYERS = [
-    ["errors", "progress", "files"],
+    ["errors", "progress", "files", "memory"],
     ["_library", "_build_info", "config"],
     ["ops"],
     ["sources"],
@@ -33,7 +33,19 @@ LAYERS = [
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # What `import corrmask`, the ops, the masker and the graph may import while they are loaded.
-CORE = ["errors", "progress", "files", "_library", "config", "ops", "sources", "genes", "vocabulary", "covariance"]
+CORE = [
+    "errors",
+    "progress",
+    "files",
+    "memory",
+    "_library",
+    "config",
+    "ops",
+    "sources",
+    "genes",
+    "vocabulary",
+    "covariance",
+]
 CORE += ["graph", "groups", "masking"]
 CORE_PACKAGES = {"torch", "numpy", "scipy", "anndata", "pandas", "h5py"}  # the last two are anndata's own
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from corrmask.covariance import Covariance, log_normalize
 from corrmask.errors import InputError
 from corrmask.ops import covariance_update
-from corrmask.ops.covariance_update import panels_size
+from corrmask.ops.covariance_update import panel_start, panels_size, panels_within
 
 BOUND = 1e-5
 
@@ -27,7 +27,10 @@ def random_y(rng: np.random.Generator, n_cells: int, n_genes: int, density: floa
 
 
 def accumulators(n_genes: int, n_levels: int = 1) -> tuple[torch.Tensor, ...]:
-    """Gram, sums, squares, expressed, and (not an accumulator) the ranks: genes from the last to the first."""
+    """Gram, sums, squares, expressed, and (not an accumulator) the ranks: genes from the last to the first.
+
+    All but the ranks stand by rank: `[::-1]` of them is by gene.
+    """
     return (
         torch.zeros(panels_size(n_genes), dtype=torch.float64),
         torch.zeros(n_levels, n_genes, dtype=torch.float64),
@@ -42,7 +45,7 @@ def gram_of(accumulated: Sequence[torch.Tensor]) -> np.ndarray:
 
 
 def assert_gram_close(gram: np.ndarray, expected: np.ndarray) -> None:
-    """float32 sums over at most 256 + 16 terms: off by less than 2e-6 of the genes' own sums of squares."""
+    """float32 sums over at most 512 + 32 terms: off by less than 2e-6 of the genes' own sums of squares."""
     scale = np.sqrt(np.outer(np.diagonal(expected), np.diagonal(expected)))
     assert (np.abs(gram - expected) <= 2e-6 * scale).all()
 
@@ -58,7 +61,7 @@ def chunk(y: np.ndarray, levels: np.ndarray, index: type = np.int32) -> list[tor
 
 
 def covariance_of(y: np.ndarray, levels: np.ndarray | None = None, cuts: tuple[int, ...] = ()) -> Covariance:
-    covariance = Covariance(y.shape[1])
+    covariance = Covariance(y.shape[1], target_sum=None)
     bounds = [0, *cuts, len(y)]
     for a, b in pairwise(bounds):
         covariance.update(sp.csr_array(y[a:b]), None if levels is None else levels[a:b])
@@ -66,10 +69,11 @@ def covariance_of(y: np.ndarray, levels: np.ndarray | None = None, cuts: tuple[i
 
 
 def correlation_of(covariance: Covariance, min_cells: int = 0) -> np.ndarray:
+    ranks = covariance.ranks.numpy()
     r = reference.correlation_from_gram(
-        reference.unpack(covariance.gram.numpy(), covariance.ranks.numpy()),
-        covariance.mean_factors().numpy(),
-        covariance.inverse_sd(min_cells).numpy(),
+        reference.unpack(covariance.gram.numpy(), ranks),
+        covariance.mean_factors().numpy()[:, ranks],
+        covariance.inverse_sd(min_cells).numpy()[ranks],
     )
     np.fill_diagonal(r, 0)
     return r
@@ -88,10 +92,9 @@ def test_equals_the_reference(seed: int, n_cells: int, n_genes: int, n_levels: i
         got = accumulators(n_genes, n_levels)
         covariance_update(*got, *chunk(y, levels, index))
         assert_gram_close(gram_of(got), gram)
-        # the same sums in the same order of cells, in float64
-        np.testing.assert_array_equal(got[1].numpy(), sums)
-        np.testing.assert_allclose(got[2].numpy(), squares, rtol=1e-14)
-        np.testing.assert_array_equal(got[3].numpy(), expressed)
+        np.testing.assert_allclose(got[1].numpy()[:, ::-1], sums, rtol=1e-14)
+        np.testing.assert_allclose(got[2].numpy()[::-1], squares, rtol=1e-14)
+        np.testing.assert_array_equal(got[3].numpy()[::-1], expressed)
 
 
 def test_it_adds_to_what_is_there() -> None:
@@ -137,7 +140,8 @@ def test_opcheck() -> None:
     for n_cells in (0, 5):
         y = random_y(np.random.default_rng(2), n_cells, 7)
         arguments = (*accumulators(7, 2), *chunk(y, np.arange(n_cells) % 2))
-        torch.library.opcheck(torch.ops.corrmask.covariance_update.default, arguments)
+        options = {"target_sum": 1e4, "first_panel": 0}
+        torch.library.opcheck(torch.ops.corrmask.covariance_update.default, arguments, options)
 
 
 def hard_genes(n_cells: int, rng: np.random.Generator) -> np.ndarray:
@@ -194,13 +198,14 @@ def test_adding_equals_one_pass(leveled: bool) -> None:
     parts = [
         covariance_of(y[a:b], None if levels is None else levels[a:b]) for a, b in ((0, 150), (150, 151), (151, 400))
     ]
-    total = Covariance(30)
+    total = Covariance(30, target_sum=None)
     for part in parts:
         total.add(part)
     assert total.n_cells == 400
     assert total.level_cells == one.level_cells or dict(sorted(total.level_cells.items())) == one.level_cells
-    assert torch.equal(total.expressed, one.expressed)
-    np.testing.assert_allclose(total.squares.numpy(), one.squares.numpy(), rtol=1e-13)
+    there, here = total.ranks.numpy(), one.ranks.numpy()
+    np.testing.assert_array_equal(total.expressed.numpy()[there], one.expressed.numpy()[here])
+    np.testing.assert_allclose(total.squares.numpy()[there], one.squares.numpy()[here], rtol=1e-13)
     assert np.abs(correlation_of(total) - reference.correlation(y, levels)).max() <= BOUND
 
 
@@ -217,12 +222,14 @@ def test_constant_genes_have_no_scale() -> None:
     y[:, 1] = 0
     y[:, 3] = 0.1  # no binary fraction: its sums are rounded
     y[:, 4] = 3.3333
-    scale = covariance_of(y).inverse_sd(0).numpy()
+    covariance = covariance_of(y)
+    scale = covariance.inverse_sd(0).numpy()[covariance.ranks.numpy()]
     assert (scale[[1, 3, 4]] == 0).all()
     assert (scale[[0, 2, 5]] > 0).all()
     levels = np.array(["a", "b"])[np.arange(1000) % 2]
     y[:, 5] = np.where(levels == "a", 0.1, 2.7)  # varies, but not within a level
-    assert covariance_of(y, levels).inverse_sd(0)[5] == 0
+    covariance = covariance_of(y, levels)
+    assert covariance.inverse_sd(0)[covariance.ranks[5]] == 0
 
 
 @pytest.mark.parametrize("value", [0.1, 3.3333, 7.7])
@@ -240,8 +247,10 @@ def test_constant_genes_are_known_after_ten_million_cells(value: float) -> None:
 def test_min_cells_counts_cells_in_which_a_gene_is_expressed() -> None:
     y = np.zeros((50, 3))
     y[:9, 0], y[:10, 1], y[:11, 2] = 1, 2, 3
-    assert (covariance_of(y).inverse_sd(10).numpy() > 0).tolist() == [False, True, True]
-    assert covariance_of(y).expressed.tolist() == [9, 10, 11]
+    covariance = covariance_of(y)
+    assert covariance.ranks.tolist() == [2, 1, 0]
+    assert (covariance.inverse_sd(10).numpy() > 0).tolist() == [True, True, False]
+    assert covariance.expressed.tolist() == [11, 10, 9]
 
 
 def test_stored_zeros_and_unsorted_columns() -> None:
@@ -249,7 +258,7 @@ def test_stored_zeros_and_unsorted_columns() -> None:
     expected = covariance_of(y)
     stored = sp.csr_array(y + 1)
     stored.data -= 1
-    covariance = Covariance(12)
+    covariance = Covariance(12, target_sum=None)
     shuffled = sp.csr_array(
         (stored.data.reshape(30, 12)[:, ::-1].ravel(), stored.indices.reshape(30, 12)[:, ::-1].ravel(), stored.indptr),
         shape=(30, 12),
@@ -258,7 +267,8 @@ def test_stored_zeros_and_unsorted_columns() -> None:
     covariance.update(shuffled)
     np.testing.assert_array_equal(shuffled.indices, before, "the input is left alone")
     assert np.abs(correlation_of(covariance) - correlation_of(expected)).max() <= BOUND
-    assert torch.equal(covariance.expressed, expected.expressed)
+    there, here = covariance.ranks.long(), expected.ranks.long()
+    assert torch.equal(covariance.expressed[there], expected.expressed[here])
 
 
 def test_log_normalize() -> None:
@@ -272,13 +282,73 @@ def test_log_normalize() -> None:
     np.testing.assert_allclose(log_normalize(big, 1e4)[1], np.log1p(1e4 / (2**24 + 2)), rtol=1e-15)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int64])
+def test_counts_are_normalised_in_the_kernel(dtype: type) -> None:
+    """As `log_normalize` does, cells without counts and stored zeros too; a column left out counts in the total."""
+    rng = np.random.default_rng(8)
+    counts = (rng.poisson(2.0, (300, 200)) * (rng.random((300, 200)) < np.linspace(0.02, 1, 200))).astype(dtype)
+    counts[5] = 0
+    matrix = sp.csr_array(counts)
+    matrix.data[matrix.indptr[7] : matrix.indptr[8]] = 0
+    genes = np.where(np.arange(200) % 3 == 0, -1, np.cumsum(np.arange(200) % 3 != 0) - 1)
+    got, expected = Covariance(133), Covariance(133, target_sum=None)
+    got.update(matrix, genes=genes)
+    y = sp.csr_array((log_normalize(matrix, 1e4), matrix.indices, matrix.indptr), shape=matrix.shape)
+    expected.update(y[:, np.flatnonzero(genes >= 0)])
+    assert torch.equal(got.ranks, expected.ranks)
+    for a, b in ((got.gram, expected.gram), (got.sums, expected.sums), (got.squares, expected.squares)):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6)
+    assert torch.equal(got.expressed, expected.expressed)
+
+
+@pytest.mark.parametrize("density", [0.01, 0.5, 0.99])
+@pytest.mark.parametrize("n_passes", [2, 3, 8])
+def test_passes_over_panels_equal_one(density: float, n_passes: int) -> None:
+    """Dense, sparse and rare genes: every entry has the same bytes, and what is counted is counted once."""
+    rng = np.random.default_rng(9)
+    y = sp.csr_array(random_y(rng, 700, 1000, density) * (rng.random((700, 1000)) < np.linspace(1, 0, 1000)))
+    levels = np.array(["a", "b"])[rng.integers(0, 2, 700)]
+    one = Covariance(1000, target_sum=None)
+    one.update(y, levels)
+    runs = panels_within(1000, -(-8 * panels_size(1000) // n_passes) + 8 * 128 * 1000)
+    assert 1 < len(runs) <= n_passes
+    assert [a for a, _ in runs] == [0, *(b for _, b in runs[:-1])]
+    passes, grams = Covariance(1000, target_sum=None, panels=runs[0]), []
+    for number, run in enumerate(runs):
+        if number:
+            passes.select(*run)
+        for half in (slice(0, 400), slice(400, 700)):
+            passes.update(y[half], levels[half])
+        grams.append(passes.gram)
+    whole = Covariance(1000, target_sum=None)
+    whole.ranks = one.ranks
+    for half in (slice(0, 400), slice(400, 700)):
+        whole.update(y[half], levels[half])
+    place, _ = reference.panel_places(np.arange(1000))
+    assert torch.equal(torch.cat(grams)[place], whole.gram[place])
+    assert torch.equal(passes.sums, whole.sums)
+    assert passes.level_cells == whole.level_cells == one.level_cells
+
+
+def test_panels_are_cut_within_the_budget() -> None:
+    assert panels_within(0, 10) == [(0, 0)]
+    assert panels_within(1000, 10**9) == [(0, 8)]
+    assert panels_within(1000, 1) == [(panel, panel + 1) for panel in range(8)]  # a panel is never cut
+    for n_genes in (127, 128, 129, 20_000, 60_000):
+        runs = panels_within(n_genes, 10**9)
+        sizes = [8 * (panel_start(b, n_genes) - panel_start(a, n_genes)) for a, b in runs]
+        assert sum(sizes) == 8 * panels_size(n_genes)
+        assert max(sizes) <= 10**9
+        assert all(a + b > 10**9 for a, b in pairwise(sizes))
+
+
 def test_memory_is_told() -> None:
     covariance = covariance_of(np.ones((3, 100)))
     assert covariance.memory_bytes == 8 * (100 * 128 + 3 * 100)
 
 
 def good() -> dict[str, Any]:
-    names = ("gram", "sums", "squares", "expressed", "ranks", "indptr", "indices", "values", "levels")
+    names = ("gram", "sums", "squares", "expressed", "ranks", "indptr", "indices", "counts", "levels")
     return dict(zip(names, (*accumulators(4, 2), *chunk(np.eye(4)[:3] + np.eye(4)[1:], np.array([0, 1, 1])))))
 
 
@@ -292,6 +362,7 @@ def good() -> dict[str, Any]:
         ("squares", torch.zeros(5, dtype=torch.float64), ValueError),
         ("ranks", torch.tensor([0, 1, 2, 2], dtype=torch.int32), ValueError),
         ("ranks", torch.tensor([0, 1, 2, 4], dtype=torch.int32), ValueError),
+        ("ranks", torch.tensor([0, 1, 2, -2], dtype=torch.int32), ValueError),
         ("sums", torch.zeros(4, dtype=torch.float64), ValueError),
         ("sums", torch.zeros(4, 2, dtype=torch.float64).T, ValueError),
         ("expressed", torch.zeros(4), ValueError),
@@ -304,8 +375,12 @@ def good() -> dict[str, Any]:
         ("indices", torch.tensor([0, 1, 1, 2, 2, -1]), ValueError),
         ("indices", torch.tensor([0, 0, 1, 2, 2, 3]), ValueError),
         ("indices", torch.zeros(6), ValueError),
-        ("values", torch.ones(6), ValueError),
-        ("values", torch.ones(5, dtype=torch.float64), ValueError),
+        ("counts", torch.ones(6, dtype=torch.float16), ValueError),
+        ("counts", torch.ones(5, dtype=torch.float64), ValueError),
+        ("target_sum", -1.0, ValueError),
+        ("target_sum", float("nan"), ValueError),
+        ("first_panel", 2, ValueError),
+        ("first_panel", -1, ValueError),
         ("levels", torch.tensor([0, 1, 2]), ValueError),
         ("levels", torch.tensor([0, 1, -1]), ValueError),
         ("levels", torch.tensor([0, 1]), ValueError),

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import corrmask
-from corrmask.errors import InputError
+from corrmask.errors import InputError, InputWarning
 from corrmask.graph import GeneGraph, correlation_graph
 
 ad = pytest.importorskip("anndata")
@@ -317,6 +317,25 @@ def test_a_graph_without_edges(tmp_path: Path) -> None:
     assert GeneGraph.read(tmp_path / "graph.h5ad").n_edges == 0
 
 
+def test_passes_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Genes that do not fit are done in passes, with the same bytes; stages and provenance say so."""
+    rng = np.random.default_rng(11)
+    adata = make_cells(rng.poisson(np.linspace(3, 0.01, 900), (300, 900)).astype(np.float32))
+    whole = correlation_graph(adata, mutual=True)
+    monkeypatch.setattr("corrmask.graph.CHUNK_BYTES", 0)
+    stages = []
+    with pytest.warns(InputWarning, match=r"the products of 900 genes take 0.0 GB: .* in 4 passes over the cells"):
+        passes = correlation_graph(
+            adata, mutual=True, memory="1.2MB", progress=lambda stage, done, total: stages.append(stage)
+        )
+    assert stages == [f"correlate, pass {number} of 4" for number in (1, 2, 3, 4)]
+    for name in ("indptr", "indices", "weights"):
+        assert np.array_equal(getattr(passes, name), getattr(whole, name))
+    assert passes.provenance["passes"] == 4
+    same = ("n_cells", "n_empty_cells", "input_hash", "level_cells")
+    assert [passes.provenance[name] for name in same] == [whole.provenance[name] for name in same]
+
+
 def test_hubs() -> None:
     graph = GeneGraph(
         np.array([0, 1, 2, 4]),
@@ -339,6 +358,9 @@ def test_hubs() -> None:
         ({"min_corr": float("nan")}, "'min_corr'"),
         ({"min_corr": 2}, "'min_corr'"),
         ({"target_sum": 0}, "'target_sum'"),
+        ({"min_cells": -1}, "'min_cells'"),
+        ({"memory": "1GB"}, "'memory' must be more than 1GB"),
+        ({"memory": "some"}, "memory 'some' must be an amount"),
         ({"target_sum": float("nan")}, "'target_sum'"),
         ({"target_sum": float("inf")}, "'target_sum'"),
         ({"device": "cuda"}, "'cuda'"),

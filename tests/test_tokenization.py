@@ -126,7 +126,7 @@ def test_with_a_vocabulary(tmp_path: Path) -> None:
 
 def test_medians_beyond_the_budget(tmp_path: Path) -> None:
     counts = make_counts(3)
-    report = tokenize(make_cells(counts), tmp_path / "corpus", memory_bytes=0)
+    report = tokenize(make_cells(counts), tmp_path / "corpus", memory=1)
     vocabulary = Corpus.open(tmp_path / "corpus").vocabulary
     assert report.medians == vocabulary.medians_origin["kind"] == "sketch"
     expected = np.delete(expected_medians(counts), 3)

@@ -14,11 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corrmask.covariance import Covariance
-from corrmask.ops import topk_edges
+from corrmask.ops import topk_edges as update_edges
+from corrmask.ops.covariance_update import panel_start, panels_within
+
+
+def topk_edges(*moments: torch.Tensor, top_k: int, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Partners and weights from a whole matrix."""
+    n_genes = len(moments[3])
+    partners = torch.full((n_genes, top_k), -1, dtype=torch.int32)
+    weights = torch.zeros((n_genes, top_k))
+    update_edges(partners, weights, *moments, **options)
+    return partners, weights
 
 
 def moments(y: np.ndarray, levels: np.ndarray | None = None, min_cells: int = 0) -> tuple[torch.Tensor, ...]:
-    covariance = Covariance(y.shape[1])
+    covariance = Covariance(y.shape[1], target_sum=None)
     covariance.update(sp.csr_array(y), levels)
     return covariance.gram, covariance.ranks, covariance.mean_factors(), covariance.inverse_sd(min_cells)
 
@@ -46,6 +56,7 @@ def random_y(rng: np.random.Generator, n_cells: int, n_genes: int) -> np.ndarray
 
 def expected(arguments: tuple[torch.Tensor, ...], **options: Any) -> tuple[np.ndarray, np.ndarray]:
     gram, ranks, factors, scale = (argument.numpy() for argument in arguments)
+    factors, scale = factors[:, ranks], scale[ranks]
     r = reference.correlation_from_gram(reference.unpack(gram, ranks), factors, scale)
     return reference.topk_edges(r, scale != 0, **options)
 
@@ -87,6 +98,20 @@ def test_more_genes_than_a_strip(set_threads: Callable[[int], None]) -> None:
         assert torch.equal(a, b)
 
 
+def test_panels_in_any_order_give_the_same() -> None:
+    rng = np.random.default_rng(6)
+    gram, *rest = moments(random_y(rng, 60, 700))
+    whole = topk_edges(gram, *rest, top_k=9, min_corr=0.1)
+    runs = panels_within(700, 8 * 128 * 900)
+    assert len(runs) > 2
+    partners, weights = torch.full((700, 9), -1, dtype=torch.int32), torch.zeros((700, 9))
+    for a, b in runs[::-1]:
+        part = gram[panel_start(a, 700) : panel_start(b, 700)]
+        update_edges(partners, weights, part, *rest, min_corr=0.1, first_panel=a)
+    assert torch.equal(partners, whole[0])
+    assert torch.equal(weights, whole[1])
+
+
 def test_equal_partners_stand_by_ascending_gene() -> None:
     rng = np.random.default_rng(1)
     y = rng.random((40, 200))
@@ -117,7 +142,7 @@ def test_a_gene_is_not_its_own_partner_and_negative_edges_count() -> None:
 def test_genes_without_scale_have_no_edges() -> None:
     y = np.random.default_rng(3).random((30, 4))
     gram, ranks, factors, scale = moments(y)
-    scale[2] = 0
+    scale[ranks[2]] = 0
     partners, _ = topk_edges(gram, ranks, factors, scale, top_k=3, min_corr=0)
     assert (partners[2] == -1).all()
     assert not (partners == 2).any()
@@ -147,8 +172,9 @@ def test_too_few_genes(n_genes: int) -> None:
 
 
 def test_opcheck() -> None:
-    arguments = moments(random_y(np.random.default_rng(4), 20, 6))
-    options = {"top_k": 3, "min_corr": 0.1, "positive": False}
+    lists = (torch.full((6, 3), -1, dtype=torch.int32), torch.zeros(6, 3))
+    arguments = (*lists, *moments(random_y(np.random.default_rng(4), 20, 6)))
+    options = {"first_panel": 0, "min_corr": 0.1, "positive": False}
     torch.library.opcheck(torch.ops.corrmask.topk_edges.default, arguments, options)
 
 
@@ -165,8 +191,12 @@ def test_opcheck() -> None:
         ("mean_factors", torch.zeros(1, 4, dtype=torch.float64), ValueError),
         ("inverse_sd", torch.ones(3, 1, dtype=torch.float64), ValueError),
         ("inverse_sd", torch.ones(3), ValueError),
-        ("top_k", 0, ValueError),
-        ("top_k", 2.0, TypeError),
+        ("partners", torch.zeros(3, 2), ValueError),
+        ("partners", torch.zeros(4, 2, dtype=torch.int32), ValueError),
+        ("partners", torch.zeros(2, 3, dtype=torch.int32).T, ValueError),
+        ("weights", torch.zeros(3, 3), ValueError),
+        ("weights", torch.zeros(2, 3).T, ValueError),
+        ("first_panel", 2, ValueError),
         ("min_corr", -0.1, ValueError),
         ("min_corr", 1.1, ValueError),
         ("min_corr", float("nan"), ValueError),
@@ -175,7 +205,9 @@ def test_opcheck() -> None:
     ],
 )
 def test_bad_input(name: str, value: Any, kind: type[Exception]) -> None:
-    good = dict(zip(("gram", "ranks", "mean_factors", "inverse_sd"), moments(np.random.default_rng(5).random((9, 3)))))
-    topk_edges(**good, top_k=2, min_corr=0.1)
+    names = ("partners", "weights", "gram", "ranks", "mean_factors", "inverse_sd")
+    lists = (torch.full((3, 2), -1, dtype=torch.int32), torch.zeros(3, 2))
+    good = dict(zip(names, (*lists, *moments(np.random.default_rng(5).random((9, 3))))))
+    update_edges(**good, min_corr=0.1)
     with pytest.raises(kind, match=rf"^corrmask\.topk_edges: '{name}'"):
-        topk_edges(**{**good, "top_k": 2, "min_corr": 0.1, name: value})
+        update_edges(**{**good, "min_corr": 0.1, name: value})

@@ -40,20 +40,25 @@ class Products:
 
     def ours(self) -> Covariance:
         """`Covariance.update`: the accumulators made and filled, genes ranked."""
-        accumulated = Covariance(self.y.shape[1])
+        accumulated = Covariance(self.y.shape[1], target_sum=None)
         accumulated.update(self.y)
         return accumulated
 
     def edges(self, accumulated: Covariance) -> tuple[torch.Tensor, torch.Tensor]:
         """`corrmask.ops.topk_edges` of the accumulators."""
-        return ops.topk_edges(
+        n_genes = self.y.shape[1]
+        partners = torch.full((n_genes, min(TOP_K, n_genes - 1)), -1, dtype=torch.int32)
+        weights = torch.zeros(partners.shape)
+        ops.topk_edges(
+            partners,
+            weights,
             accumulated.gram,
             accumulated.ranks,
             accumulated.mean_factors(),
             accumulated.inverse_sd(MIN_CELLS),
-            top_k=min(TOP_K, self.y.shape[1] - 1),
             min_corr=MIN_CORR,
         )
+        return partners, weights
 
     def dense_numpy(self) -> np.ndarray:
         """Chunks of cells made dense, multiplied by numpy's BLAS and added."""

@@ -40,6 +40,13 @@ def graph(
     normalized: Annotated[
         bool, typer.Option("--normalized", help="Values are log1p-normalised already and taken as they stand.")
     ] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Budget such as 4GB; more genes than fit take passes over the cells. [default: 4/5 of what is free]",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -77,6 +84,7 @@ def graph(
             matrix=matrix,
             gene_column=gene_column,
             normalized=normalized,
+            memory=memory,
             progress=progress,
         )
     result.write(output, overwrite=overwrite)
@@ -93,6 +101,7 @@ def graph(
         "hubs": [{"gene": gene, "partner_of": count} for gene, count in result.hubs(10) if count],
         "median_partner_of": float(sorted(degree)[len(degree) // 2]),
         "cells_per_second": result.provenance["cells_per_second"],
+        "passes": result.provenance["passes"],
         "accumulator_gb": result.provenance["accumulator_bytes"] / 1e9,
         "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
     }

@@ -36,7 +36,7 @@ def tokenize(
             help="Values are log1p-normalised: taken as natural log1p of counts scaled alike in all cells.",
         ),
     ] = False,
-    memory: Annotated[float, typer.Option(help="GB for exact medians; beyond it a sketch with error 1e-3.")] = 2.0,
+    memory: Annotated[str, typer.Option(help="For exact medians; beyond it a sketch with error 1e-3.")] = "2GB",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -72,7 +72,7 @@ def tokenize(
             matrix=matrix,
             gene_column=gene_column,
             normalized=normalized,
-            memory_bytes=int(memory * 1e9),
+            memory=memory,
             overwrite=overwrite,
             progress=progress,
         )
