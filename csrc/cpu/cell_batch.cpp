@@ -4,7 +4,7 @@
 #include <atomic>
 #include <vector>
 
-#include "philox_avx2.h"
+#include "avx2_machine.h"
 
 namespace corrmask {
 
@@ -29,14 +29,17 @@ struct Faults {
 
 template <class Position>
 CellScratch<Position> scratch_for(int64_t vocabulary, int64_t width) {
-  // Kept between calls, since nothing in it has to be cleared.
+  // Kept between calls, since nothing in it has to be cleared but for positions that a narrower row lacks.
   static thread_local std::vector<Position> first_position;
+  static thread_local int64_t widest = 0;
   static thread_local std::vector<int32_t> eligible, masked;
-  if (static_cast<int64_t>(first_position.size()) < vocabulary) first_position.resize(vocabulary);
+  if (static_cast<int64_t>(first_position.size()) <= vocabulary) first_position.resize(vocabulary + 1);
   if (static_cast<int64_t>(eligible.size()) < width) {
     eligible.resize(width);
     masked.resize(width);
   }
+  if (width < widest) std::fill(first_position.begin(), first_position.end(), Position{0});
+  widest = width;
   return {first_position.data(), eligible.data(), masked.data()};
 }
 
@@ -46,7 +49,7 @@ int32_t* owner_row(int64_t width) {
   return owner.data();
 }
 
-template <class Draws, class Token, class Position>
+template <class Machine, class Token, class Position>
 CORRMASK_HOST_DEVICE Faults sample_rows(const CellRows<Token>& rows, int64_t begin, int64_t end,
                                         const GroupTable& table, const SamplingParameters& parameters,
                                         const CorruptionParameters& corruption) {
@@ -58,7 +61,7 @@ CORRMASK_HOST_DEVICE Faults sample_rows(const CellRows<Token>& rows, int64_t beg
     int32_t* owner = rows.owners == nullptr ? own_owner : rows.owners + b * rows.width;
     std::fill_n(owner, rows.width, kVisible);
     const CellDraws draws(parameters.seed, static_cast<uint64_t>(rows.cell_ids[b]), parameters.epoch);
-    const SampledCell sampled = sample_groups_in_cell<Draws, Token, Position>(tokens, rows.lengths[b], draws, table,
+    const SampledCell sampled = sample_groups_in_cell<Machine, Token, Position>(tokens, rows.lengths[b], draws, table,
                                                                               parameters, scratch, owner);
     if (sampled.fault != kSound) faults = {faults.kinds | sampled.fault, b};
     if (rows.corrupted == nullptr) continue;
@@ -66,32 +69,32 @@ CORRMASK_HOST_DEVICE Faults sample_rows(const CellRows<Token>& rows, int64_t beg
     int64_t* labels = rows.labels + b * rows.width;
     std::copy_n(tokens, rows.width, corrupted);
     std::fill_n(labels, rows.width, kIgnoredLabel);
-    corrupt_cell<Draws>(tokens, owner, scratch.masked, sampled.n_masked, draws, corruption, corrupted, labels);
+    corrupt_cell<Machine>(tokens, owner, scratch.masked, sampled.n_masked, draws, corruption, corrupted, labels);
   }
   return faults;
 }
 
-template <class Draws, class Token>
+template <class Machine, class Token>
 CORRMASK_HOST_DEVICE Faults sample_rows(const CellRows<Token>& rows, int64_t begin, int64_t end,
                                         const GroupTable& table, const SamplingParameters& parameters,
                                         const CorruptionParameters& corruption) {
   if (rows.width <= UINT16_MAX) {
-    return sample_rows<Draws, Token, uint16_t>(rows, begin, end, table, parameters, corruption);
+    return sample_rows<Machine, Token, uint16_t>(rows, begin, end, table, parameters, corruption);
   }
-  return sample_rows<Draws, Token, uint32_t>(rows, begin, end, table, parameters, corruption);
+  return sample_rows<Machine, Token, uint32_t>(rows, begin, end, table, parameters, corruption);
 }
 
 template <class Token>
 Faults sample_rows_plain(const CellRows<Token>& rows, int64_t begin, int64_t end, const GroupTable& table,
                          const SamplingParameters& parameters, const CorruptionParameters& corruption) {
-  return sample_rows<PlainDraws>(rows, begin, end, table, parameters, corruption);
+  return sample_rows<PlainMachine>(rows, begin, end, table, parameters, corruption);
 }
 
 #ifdef CORRMASK_HAS_AVX2_BUILD
 template <class Token>
 CORRMASK_AVX2 Faults sample_rows_avx2(const CellRows<Token>& rows, int64_t begin, int64_t end, const GroupTable& table,
                                       const SamplingParameters& parameters, const CorruptionParameters& corruption) {
-  return sample_rows<Avx2Draws>(rows, begin, end, table, parameters, corruption);
+  return sample_rows<Avx2Machine>(rows, begin, end, table, parameters, corruption);
 }
 #endif
 

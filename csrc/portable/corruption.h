@@ -30,7 +30,7 @@ CORRMASK_HOST_DEVICE int64_t corrupted_token(int64_t token, uint32_t decision, u
 }
 
 // Corrupts the masked positions of one cell and writes their labels.
-template <class Draws, class Token>
+template <class Machine, class Token>
 CORRMASK_HOST_DEVICE void corrupt_cell(const Token* tokens,    // [length]
                                        const int32_t* owner,   // [length]
                                        const int32_t* masked,  // [n_masked] positions
@@ -46,8 +46,8 @@ CORRMASK_HOST_DEVICE void corrupt_cell(const Token* tokens,    // [length]
       of_token.w2[lane] = static_cast<uint32_t>(tokens[position]);
       of_owner.w2[lane] = static_cast<uint32_t>(owner[position]);
     }
-    Draws::at_each(draws, kStreamCorruption, of_token);
-    if (parameters.unit_is_group) Draws::at_each(draws, kStreamCorruption, of_owner);
+    Machine::at_each(draws, kStreamCorruption, of_token);
+    if (parameters.unit_is_group) Machine::at_each(draws, kStreamCorruption, of_owner);
     for (int lane = 0; lane < n; ++lane) {
       const int32_t position = masked[first + lane];
       const int64_t token = static_cast<int64_t>(tokens[position]);

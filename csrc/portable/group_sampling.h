@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "bounded.h"
 #include "host_device.h"
@@ -35,10 +36,10 @@ struct SamplingParameters {
   bool rotate;
 };
 
-// What a cell needs beside its tokens; nothing has to be cleared between cells.
+// What a cell needs beside its tokens; nothing has to be cleared between cells of one width.
 template <class Position>
 struct CellScratch {
-  Position* first_position;  // [vocabulary] any values: an entry counts only if the cell has the token there
+  Position* first_position;  // [vocabulary] any positions of the row: one counts only if the cell has the token there
   int32_t* eligible;         // [length]
   int32_t* masked;           // [length] masked positions, in the order in which they were masked
 };
@@ -57,10 +58,62 @@ CORRMASK_HOST_DEVICE int64_t masking_budget(int64_t n_eligible, int64_t rate_ppm
   return at_least_one < n_eligible ? at_least_one : n_eligible;
 }
 
+// Whether all tokens are in [lo, hi), by the sign bits of token - lo and hi - 1 - token: loops that compare are not made
+// vectors of.
+template <class Token>
+CORRMASK_HOST_DEVICE bool all_within(const Token* tokens, int64_t length, int64_t lo, int64_t hi) {
+  using Wide = std::conditional_t<sizeof(Token) == 8, uint64_t, uint32_t>;
+  constexpr Wide kSign = Wide{1} << (8 * sizeof(Wide) - 1);
+  if (lo >= hi || hi > INT32_MAX) return false;
+  const Wide first = static_cast<Wide>(lo), last = static_cast<Wide>(hi - 1);
+  Wide signs = 0;
+  for (int64_t position = 0; position < length; ++position) {
+    const Wide token = static_cast<Wide>(tokens[position]);
+    signs |= (token - first) | (last - token);
+  }
+  return (signs & kSign) == 0;
+}
+
+// The group of a seed as its members are looked for: in turn, from `start` on.
+struct GroupWalk {
+  const int32_t* members;  // [size]
+  int64_t size, start;     // size -1: the group is outside the table
+};
+
+constexpr int kWalkBatch = 16;
+
+// Bit r is set where member first + r of a walk stands at places[r], in the cell or in what is behind its length;
+// without a branch on it, which would be anyone's guess. `outside` is set where a member is no token.
+template <class Machine, class Token, class Position>
+CORRMASK_HOST_DEVICE uint32_t find_members(const GroupWalk& walk, int64_t first, const Token* tokens,
+                                           const Position* first_position, int64_t vocabulary, int32_t* places,
+                                           bool* outside) {
+  if constexpr (Machine::template kFindsMembers<Token, Position>) {
+    if (walk.start == 0 && walk.size - first >= kWalkBatch) {
+      return Machine::find_members(walk.members + first, tokens, first_position, vocabulary, places, outside);
+    }
+  }
+  uint32_t found = 0;
+  bool any_outside = false;
+  for (int r = 0; r < kWalkBatch; ++r) {
+    int64_t at = first + r < walk.size ? first + r : walk.size - 1;
+    at += walk.start;
+    const int32_t member = walk.members[at < walk.size ? at : at - walk.size];
+    const bool is_token = static_cast<uint32_t>(member) < static_cast<uint64_t>(vocabulary);
+    any_outside |= !is_token;
+    const int32_t place = static_cast<int32_t>(first_position[is_token ? member : 0]);
+    places[r] = place;
+    found |= static_cast<uint32_t>(static_cast<int64_t>(tokens[place]) == member) << r;
+  }
+  *outside = any_outside;
+  const int64_t left = walk.size - first;
+  return left < kWalkBatch ? found & ((1u << left) - 1) : found;
+}
+
 // Fills owner[0 .. length-1], which arrives as kVisible everywhere, and scratch.masked. A token outside the vocabulary
 // is ineligible and reported; so is a group or member outside the table. Position is unsigned and
-// holds every length; Draws is PlainDraws or one that gives the same.
-template <class Draws, class Token, class Position>
+// holds every length; Machine is PlainMachine or one that gives the same.
+template <class Machine, class Token, class Position>
 CORRMASK_HOST_DEVICE SampledCell sample_groups_in_cell(const Token* tokens,  // [length]
                                                        int64_t length, const CellDraws& draws, const GroupTable& table,
                                                        const SamplingParameters& parameters,
@@ -68,12 +121,7 @@ CORRMASK_HOST_DEVICE SampledCell sample_groups_in_cell(const Token* tokens,  // 
                                                        int32_t* owner  // [length]
 ) {
   int fault = kSound;
-  int64_t n_outside = 0;
-  for (int64_t position = 0; position < length; ++position) {
-    const int64_t token = static_cast<int64_t>(tokens[position]);
-    n_outside += token < table.gene_lo || token >= table.gene_hi;
-  }
-  const bool all_eligible = n_outside == 0;
+  const bool all_eligible = all_within(tokens, length, table.gene_lo, table.gene_hi);
   int64_t n_eligible = length;
   if (!all_eligible) {
     n_eligible = 0;
@@ -100,12 +148,14 @@ CORRMASK_HOST_DEVICE SampledCell sample_groups_in_cell(const Token* tokens,  // 
   int64_t n_masked = 0;
   const int64_t n_draws = 32 * n_eligible + 64;
   WordBatch w;
-  int32_t seeds[kDrawBatch];
-  int64_t group_start[kDrawBatch], group_size[kDrawBatch];
+  int32_t seeds[kDrawBatch], places[kDrawBatch][kWalkBatch];
+  GroupWalk walks[kDrawBatch];
+  uint32_t found[kDrawBatch];
   for (int64_t t = 0; t < n_draws && n_masked < budget; t += kDrawBatch) {
     for (int lane = 0; lane < kDrawBatch; ++lane) w.w2[lane] = static_cast<uint32_t>(t + lane);
-    Draws::at_each(draws, kStreamGroupSeeds, w);
-    // All lanes ahead of their turn, so that what they will read is on its way.
+    Machine::at_each(draws, kStreamGroupSeeds, w);
+    // All lanes ahead of their turn: what they will read is on its way, and where members stand does not depend on what
+    // is masked by then.
     for (int lane = 0; lane < kDrawBatch; ++lane) {
       const int64_t e = bounded(w.w0[lane], n_eligible);
       seeds[lane] = all_eligible ? static_cast<int32_t>(e) : scratch.eligible[e];
@@ -113,19 +163,21 @@ CORRMASK_HOST_DEVICE SampledCell sample_groups_in_cell(const Token* tokens,  // 
     if (expands) {
       for (int lane = 0; lane < kDrawBatch; ++lane) {
         const int32_t group = table.token_group[tokens[seeds[lane]]];
-        group_start[lane] = group_size[lane] = 0;
+        walks[lane] = {nullptr, 0, 0};
         if (group < 0) continue;
-        if (group >= table.n_groups) {
-          group_size[lane] = -1;
-          continue;
-        }
-        group_start[lane] = table.group_indptr[group];
-        group_size[lane] = table.group_indptr[group + 1] - group_start[lane];
-        if (group_start[lane] < 0 || group_size[lane] < 0 || group_start[lane] + group_size[lane] > table.n_members) {
-          group_size[lane] = -1;
-          continue;
-        }
-        CORRMASK_PREFETCH(table.group_tokens + group_start[lane]);
+        walks[lane].size = -1;
+        if (group >= table.n_groups) continue;
+        const int64_t first = table.group_indptr[group], size = table.group_indptr[group + 1] - first;
+        if (first < 0 || size < 0 || first + size > table.n_members) continue;
+        walks[lane] = {table.group_tokens + first, size, parameters.rotate && size > 0 ? bounded(w.w3[lane], size) : 0};
+        CORRMASK_PREFETCH(walks[lane].members);
+      }
+      bool outside = false;
+      for (int lane = 0; lane < kDrawBatch; ++lane) {
+        if (walks[lane].size <= 0) continue;
+        found[lane] = find_members<Machine>(walks[lane], 0, tokens, scratch.first_position, table.vocabulary, places[lane],
+                                   &outside);
+        if (outside) fault |= kGroupOutOfRange;
       }
     }
     const int n_lanes = n_draws - t < kDrawBatch ? static_cast<int>(n_draws - t) : kDrawBatch;
@@ -137,44 +189,34 @@ CORRMASK_HOST_DEVICE SampledCell sample_groups_in_cell(const Token* tokens,  // 
       owner[position] = seed_token;
       scratch.masked[n_masked++] = position;
       if (n_masked == budget) break;
-      if (!expands || group_size[lane] == 0 || !happens(w.w2[lane], parameters.expand)) continue;
-      const int64_t size = group_size[lane];
-      if (size < 0) {
+      if (!expands || walks[lane].size == 0 || !happens(w.w2[lane], parameters.expand)) continue;
+      if (walks[lane].size < 0) {
         fault |= kGroupOutOfRange;
         continue;
       }
-      const int32_t* members = table.group_tokens + group_start[lane];
-      const int64_t start = parameters.rotate ? bounded(w.w3[lane], size) : 0;
       int64_t taken = 0;
-      for (int64_t first = 0; first < size && n_masked < budget && taken < parameters.max_group; first += kDrawBatch) {
-        // Who of the next members is in the cell and visible, without a branch on it: that is anyone's guess.
-        int32_t found[kDrawBatch];
-        int n_found = 0;
-        const int64_t last = first + kDrawBatch < size ? first + kDrawBatch : size;
-        for (int64_t r = first; r < last; ++r) {
-          const int32_t partner = members[start + r < size ? start + r : start + r - size];
-          if (static_cast<uint32_t>(partner) >= static_cast<uint64_t>(table.vocabulary)) {
-            fault |= kGroupOutOfRange;
-            continue;
-          }
-          int64_t place = scratch.first_position[partner];
-          place = place < length ? place : 0;  // not this cell's entry then, unless the token does stand there
-          found[n_found] = static_cast<int32_t>(place);
-          n_found += (static_cast<int64_t>(tokens[place]) == partner) & (owner[place] == kVisible);
-        }
-        for (int f = 0; f < n_found; ++f) {
-          const int32_t place = found[f];
+      bool outside = false;
+      for (int64_t first = 0;;) {
+        for (uint32_t left = found[lane]; left != 0 && n_masked < budget && taken < parameters.max_group;
+             left &= left - 1) {
+          const int32_t place = places[lane][lowest_bit(left)];
           const int32_t partner = static_cast<int32_t>(tokens[place]);
-          // A special token has no entry of its own in the table, and a member may be listed twice.
-          if (table.token_group[partner] == kSpecialToken || owner[place] != kVisible) continue;
+          // A member may be listed twice; a special one has no entry of its own, but may stand where an old one says.
+          if (place >= length || owner[place] != kVisible) continue;
+          if (!all_eligible && table.token_group[partner] == kSpecialToken) continue;
           if (table.take != nullptr &&
               !happens(draws.at(static_cast<uint32_t>(partner), kStreamPartners).w0, table.take[partner])) {
             continue;
           }
           owner[place] = seed_token;
           scratch.masked[n_masked++] = place;
-          if (n_masked == budget || ++taken == parameters.max_group) break;
+          ++taken;
         }
+        first += kWalkBatch;
+        if (first >= walks[lane].size || n_masked == budget || taken == parameters.max_group) break;
+        found[lane] = find_members<Machine>(walks[lane], first, tokens, scratch.first_position, table.vocabulary, places[lane],
+                                   &outside);
+        if (outside) fault |= kGroupOutOfRange;
       }
       if (n_masked == budget) break;
     }

@@ -1,6 +1,8 @@
 // What lets one header serve g++ and nvcc.
 #pragma once
 
+#include <cstdint>
+
 #if defined(__CUDACC__)
 #define CORRMASK_HOST_DEVICE __host__ __device__ inline
 #define CORRMASK_PREFETCH(address)
@@ -9,3 +11,16 @@
 #define CORRMASK_HOST_DEVICE __attribute__((always_inline)) inline
 #define CORRMASK_PREFETCH(address) __builtin_prefetch(address)
 #endif
+
+namespace corrmask {
+
+// Place of the lowest bit that is set; there is one.
+CORRMASK_HOST_DEVICE int lowest_bit(uint32_t bits) {
+#if defined(__CUDA_ARCH__)
+  return __ffs(static_cast<int>(bits)) - 1;
+#else
+  return __builtin_ctz(bits);
+#endif
+}
+
+}  // namespace corrmask

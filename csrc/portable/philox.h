@@ -63,8 +63,11 @@ struct CellDraws {
   }
 };
 
-// The draws at several indices, one after another; cpu/ has a faster one with the same bits.
-struct PlainDraws {
+// The draws at several indices, one after another; cpu/ has a machine that is faster, with the same bits.
+struct PlainMachine {
+  template <class Token, class Position>
+  static constexpr bool kFindsMembers = false;
+
   // `words.w2` holds the indices when it arrives.
   CORRMASK_HOST_DEVICE static void at_each(const CellDraws& draws, Stream stream, WordBatch& words) {
     for (int lane = 0; lane < kDrawBatch; ++lane) {
