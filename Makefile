@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export CORRMASK_WERROR ?= ON
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh') CMakeLists.txt setup.py
 
-.PHONY: demo test lint build format clean
+.PHONY: demo test lint build format sanitize clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.built  ## all of it on real cells, ending in demo/index.html
@@ -19,6 +19,12 @@ lint: $(VENV)/.built
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pre-commit run --all-files
 
 build: $(VENV)/.built  ## (re)build the native libraries where csrc/ changed
+
+# The operators' tests under AddressSanitizer and UBSan, then a driver of the kernels under ThreadSanitizer.
+SANITIZED := $(addprefix tests/test_,philox4x32.py sample_groups.py mask_tokens.py rank_encode.py bin_values.py \
+	covariance.py topk_edges.py masking.py)
+sanitize: $(VENV)/.built  ## memory errors, undefined behaviour and races in the CPU kernels
+	PATH="$(abspath $(BIN)):$$PATH" BIN="$(abspath $(BIN))" tests/sanitize/run $(SANITIZED)
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix --quiet . || true

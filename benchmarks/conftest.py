@@ -47,13 +47,11 @@ def measure(benchmark: Any) -> Callable[[Case, str, int], None]:
             peak = machine.peak_memory(lambda: results.append(run()))
             seconds = time.perf_counter() - before
             one.check(results.pop())
-            if heavy:
-                pass
-            elif benchmark.enabled:
+            if not benchmark.enabled:
+                benchmark.pedantic(lambda: None)  # checked, which is all that was asked for
+            elif not heavy:
                 rounds = 1 if seconds > SLOW else min(MOST, max(LEAST, int(SECONDS / seconds)))
                 benchmark.pedantic(one.run, rounds=rounds, iterations=1)
-            else:
-                benchmark.pedantic(lambda: None)  # checked, which is all that was asked for
         speed = _speed[n_threads]
         bound, least = case.bound(speed["copy_bytes_per_second"], speed["sgemm_flops"])
         benchmark.group = f"{case.kernel}, {case.size}, {case.dtype}, {n_threads} threads"

@@ -16,6 +16,9 @@ STABLE_TORCH_LIBRARY(corrmask, m) {
       "rank_encode(Tensor indptr, Tensor indices, Tensor counts, Tensor medians, Tensor gene_tokens, *, int max_len, "
       "int pad_id) -> (Tensor, Tensor)");
   m.def(
+      "bin_values(Tensor indptr, Tensor indices, Tensor values, Tensor cell_ids, *, Tensor seed, Tensor epoch, "
+      "int n_bins) -> Tensor");
+  m.def(
       "covariance_update(Tensor(a!) gram, Tensor(b!) sums, Tensor(c!) squares, Tensor(d!) expressed, Tensor ranks, "
       "Tensor indptr, Tensor indices, Tensor counts, Tensor levels, *, float target_sum, int first_panel) -> ()");
   m.def(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-SEEDS, CORRUPTION, PARTNERS = 0, 1, 2  # streams
+SEEDS, CORRUPTION, PARTNERS, BINNING = 0, 1, 2, 5  # streams
 NO_GROUP, SPECIAL = -1, -2
 VISIBLE = -1
 IGNORED = -100
@@ -226,6 +226,33 @@ def rank_encode(
         lengths[i] = len(order)
         input_ids[i, : len(order)] = gene_tokens[genes[order]]
     return input_ids, lengths
+
+
+def bin_values(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    cell_ids: np.ndarray,
+    *,
+    n_bins: int,
+    seed: int,
+    epoch: int,
+) -> np.ndarray:
+    """Bins of each cell's nonzero values, edges at their quantiles, ties spread over what they straddle: int32 [nnz]."""
+    assert indices.shape == values.shape == (indptr[-1],)
+    assert cell_ids.shape == (len(indptr) - 1,)
+    bins = np.zeros(len(values), dtype=np.int32)
+    for i, cell_id in enumerate(cell_ids):
+        used = np.arange(indptr[i], indptr[i + 1])
+        used = used[values[used] != 0]
+        if not len(used):
+            continue
+        x = values[used].astype(np.float64)
+        edges = np.quantile(x, np.linspace(0, 1, n_bins - 1))
+        below, up_to = np.digitize(x, edges, right=True), np.digitize(x, edges)
+        words = draws(seed, epoch, int(cell_id), indices[used].astype(np.uint64), BINNING)[:, 0]
+        bins[used] = [high - bounded(word, high - low) for word, low, high in zip(words, below, up_to)]
+    return bins
 
 
 def covariance_update(

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from corrmask.bench import Case, Contestant, compare, machine, row, run
+from corrmask.bench.binning import binning_case
 from corrmask.bench.cells import Batch, draw_batch, draw_counts, partners_present
 from corrmask.bench.covariance import Products, covariance_case, edges_case, graph_case
 from corrmask.bench.encoding import encoding_case
@@ -60,7 +61,7 @@ def test_the_command_gives_the_documented_layout(tmp_path: Path, capsys: pytest.
     assert set(document["machine"]["versions"]) >= {"python", "corrmask", "torch", "numpy", "scipy"}
     kernels = {one["kernel"] for one in document["rows"]}
     assert kernels >= {"sample_groups", "mask_tokens", "rank_encode", "covariance_update", "topk_edges"}
-    assert kernels >= {"mask_tokens expand=0", "correlation_graph"}
+    assert kernels >= {"mask_tokens expand=0", "bin_values", "correlation_graph"}
     for one in document["rows"]:
         assert set(one) == set(ROW)
         for name, kind in ROW.items():
@@ -173,6 +174,14 @@ def test_groups_may_differ_in_size(batch: Batch) -> None:
 def test_every_way_of_encoding_passes_its_check() -> None:
     case = encoding_case(draw_counts(40, 300, 80), max_len=64)
     assert len(compare(case, 0, least_rounds=1).rounds) == 3
+
+
+def test_every_way_of_binning_passes_its_check() -> None:
+    case = binning_case(draw_counts(40, 300, 80))
+    assert len(compare(case, 0, least_rounds=1).rounds) == 2
+    bins = case.contestants[0].run()
+    with pytest.raises(AssertionError, match="out of range"):
+        case.contestants[0].check(bins + 50)
 
 
 @pytest.mark.parametrize("make", [covariance_case, edges_case, graph_case])

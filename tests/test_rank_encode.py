@@ -263,3 +263,16 @@ def test_geneformers_published_method_on_real_cells(data_dir: Path) -> None:
         assert len(np.unique(mine)) == len(mine)
     assert n_cut > 1000
     assert n_exact > cells.n_obs // 10, "so the comparison is not of ties alone"
+
+
+def test_past_two_to_the_31_entries() -> None:
+    """Offsets beyond 32 bits: zeros that were never written take no memory, the last cell holds the only counts."""
+    width, n_cells = 2**16, 2**15
+    n = width * n_cells + 3
+    columns, counts = np.zeros(n, dtype=np.int32), np.zeros(n, dtype=np.int32)
+    columns[-3:], counts[-3:] = [0, 1, 2], [1, 4, 2]
+    indptr = np.append(np.arange(n_cells + 1) * width, n)
+    arrays = (indptr, columns, counts, np.ones(3), np.array([7, 8, 9], dtype=np.int32))
+    input_ids, lengths = encode(*arrays, max_len=3)
+    assert lengths.tolist() == [0] * n_cells + [3]
+    assert input_ids[-1].tolist() == [8, 9, 7]

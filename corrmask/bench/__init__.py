@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from corrmask.bench import cells, machine, packages
+from corrmask.bench.binning import binning_case
 from corrmask.bench.covariance import Products, covariance_case, edges_case, graph_case
 from corrmask.bench.encoding import encoding_case
 from corrmask.bench.masking import masking_case, sampling_case
@@ -173,9 +174,10 @@ def _plan(batch: cells.Batch) -> Iterator[tuple[float, list[_Step]]]:
         yield 0.03, [_Step(partial(sampling_case, batch, dtype))]
     yield 0.06, [_Step(partial(masking_case, batch))]
     yield 0.04, [_Step(partial(masking_case, batch, expand=0.0))]
+    yield 0.04, [_Step(partial(_binning, 500))]
     growths = [1.0, *(after / before for before, after in pairwise(_ENCODING))]
     yield (
-        0.1,
+        0.06,
         [_Step(partial(_encoding, n_cells), growth) for n_cells, growth in zip(_ENCODING, growths, strict=True)],
     )
     for weight, make in ((0.4, covariance_case), (0.06, edges_case), (0.12, graph_case)):
@@ -195,6 +197,10 @@ def _plan(batch: cells.Batch) -> Iterator[tuple[float, list[_Step]]]:
 
 def _encoding(n_cells: int) -> Case:
     return encoding_case(cells.draw_counts(n_cells, 20_000, 1_500))
+
+
+def _binning(n_cells: int) -> Case:
+    return binning_case(cells.draw_counts(n_cells, 20_000, 1_500))
 
 
 def _product(make: Callable[[Products], Case], n_cells: int, n_genes: int, nonzeros: int) -> Case:

@@ -61,26 +61,23 @@ struct Avx2Machine {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(words + 8), b);
   }
 
-  // A gather reads 32 bits: of a table of uint16 that are two entries (it has one more than it needs), of tokens of
-  // 64 bits the low half. Tokens of uint16 would be read behind their end.
-  template <class Token, class Position>
-  static constexpr bool kFindsMembers = sizeof(Position) == 2 && sizeof(Token) >= 4;
+  template <class Entry>
+  static constexpr bool kFindsMembers = sizeof(Entry) == 4;
 
-  template <class Token>
-  CORRMASK_AVX2 static uint32_t find_members(const int32_t* members, const Token* tokens,
-                                                                  const uint16_t* first_position, int64_t vocabulary,
-                                                                  int32_t* places, bool* outside) {
+  CORRMASK_AVX2 static uint32_t find_members(const int32_t* members, const uint32_t* place_of, uint32_t tag,
+                                             int64_t vocabulary, int32_t* places, bool* outside) {
     const __m256i last = _mm256_set1_epi32(static_cast<int>(vocabulary - 1));
+    const __m256i own = _mm256_set1_epi32(static_cast<int>(tag));
     uint32_t found = 0, sound = 0;
     for (int half = 0; half < 2; ++half) {
       const __m256i member = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(members + 8 * half));
       const __m256i is_token = _mm256_cmpeq_epi32(_mm256_min_epu32(member, last), member);
       const __m256i at = _mm256_and_si256(member, is_token);
-      const __m256i place = _mm256_and_si256(
-          _mm256_i32gather_epi32(reinterpret_cast<const int*>(first_position), at, 2), _mm256_set1_epi32(0xFFFF));
-      const __m256i token = _mm256_i32gather_epi32(reinterpret_cast<const int*>(tokens), place, sizeof(Token));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(places + 8 * half), place);
-      found |= lane_bits(_mm256_cmpeq_epi32(token, member)) << (8 * half);
+      const __m256i entry = _mm256_i32gather_epi32(reinterpret_cast<const int*>(place_of), at, 4);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(places + 8 * half),
+                          _mm256_and_si256(entry, _mm256_set1_epi32(0xFFFF)));
+      const __m256i is_own = _mm256_cmpeq_epi32(_mm256_srli_epi32(entry, 16), own);
+      found |= lane_bits(_mm256_and_si256(is_own, is_token)) << (8 * half);
       sound |= lane_bits(is_token) << (8 * half);
     }
     *outside = sound != 0xFFFF;

@@ -27,21 +27,36 @@ struct Faults {
   int64_t row;  // the last one with a fault
 };
 
-template <class Position>
-CellScratch<Position> scratch_for(int64_t vocabulary, int64_t width) {
-  // Kept between calls, since nothing in it has to be cleared but for positions that a narrower row lacks.
-  static thread_local std::vector<Position> first_position;
-  static thread_local int64_t widest = 0;
-  static thread_local std::vector<int32_t> eligible, masked;
-  if (static_cast<int64_t>(first_position.size()) <= vocabulary) first_position.resize(vocabulary + 1);
-  if (static_cast<int64_t>(eligible.size()) < width) {
-    eligible.resize(width);
-    masked.resize(width);
+// What a thread keeps from cell to cell and from call to call: tags tell whose an entry is.
+template <class Entry>
+class ThreadScratch {
+ public:
+  static ThreadScratch& of_this_thread() {
+    static thread_local ThreadScratch scratch;
+    return scratch;
   }
-  if (width < widest) std::fill(first_position.begin(), first_position.end(), Position{0});
-  widest = width;
-  return {first_position.data(), eligible.data(), masked.data()};
-}
+
+  void reserve(int64_t vocabulary, int64_t width) {
+    if (static_cast<int64_t>(place_of_.size()) < vocabulary) place_of_.resize(vocabulary, 0);
+    if (static_cast<int64_t>(eligible_.size()) < width) {
+      eligible_.resize(width);
+      masked_.resize(width);
+    }
+  }
+
+  CellScratch<Entry> next_cell() {
+    if (++tag_ >> CellScratch<Entry>::kPlaceBits != 0) {
+      std::fill(place_of_.begin(), place_of_.end(), Entry{0});
+      tag_ = 1;
+    }
+    return {place_of_.data(), tag_, eligible_.data(), masked_.data()};
+  }
+
+ private:
+  std::vector<Entry> place_of_;
+  Entry tag_ = 0;
+  std::vector<int32_t> eligible_, masked_;
+};
 
 int32_t* owner_row(int64_t width) {
   static thread_local std::vector<int32_t> owner;
@@ -49,11 +64,12 @@ int32_t* owner_row(int64_t width) {
   return owner.data();
 }
 
-template <class Machine, class Token, class Position>
+template <class Machine, class Token, class Entry>
 CORRMASK_HOST_DEVICE Faults sample_rows(const CellRows<Token>& rows, int64_t begin, int64_t end,
                                         const GroupTable& table, const SamplingParameters& parameters,
                                         const CorruptionParameters& corruption) {
-  const CellScratch<Position> scratch = scratch_for<Position>(table.vocabulary, rows.width);
+  ThreadScratch<Entry>& own_scratch = ThreadScratch<Entry>::of_this_thread();
+  own_scratch.reserve(table.vocabulary, rows.width);
   int32_t* own_owner = rows.owners == nullptr ? owner_row(rows.width) : nullptr;
   Faults faults{kSound, -1};
   for (int64_t b = begin; b < end; ++b) {
@@ -61,8 +77,9 @@ CORRMASK_HOST_DEVICE Faults sample_rows(const CellRows<Token>& rows, int64_t beg
     int32_t* owner = rows.owners == nullptr ? own_owner : rows.owners + b * rows.width;
     std::fill_n(owner, rows.width, kVisible);
     const CellDraws draws(parameters.seed, static_cast<uint64_t>(rows.cell_ids[b]), parameters.epoch);
-    const SampledCell sampled = sample_groups_in_cell<Machine, Token, Position>(tokens, rows.lengths[b], draws, table,
-                                                                              parameters, scratch, owner);
+    const CellScratch<Entry> scratch = own_scratch.next_cell();
+    const SampledCell sampled =
+        sample_groups_in_cell<Machine, Token, Entry>(tokens, rows.lengths[b], draws, table, parameters, scratch, owner);
     if (sampled.fault != kSound) faults = {faults.kinds | sampled.fault, b};
     if (rows.corrupted == nullptr) continue;
     Token* corrupted = rows.corrupted + b * rows.width;
@@ -79,9 +96,9 @@ CORRMASK_HOST_DEVICE Faults sample_rows(const CellRows<Token>& rows, int64_t beg
                                         const GroupTable& table, const SamplingParameters& parameters,
                                         const CorruptionParameters& corruption) {
   if (rows.width <= UINT16_MAX) {
-    return sample_rows<Machine, Token, uint16_t>(rows, begin, end, table, parameters, corruption);
+    return sample_rows<Machine, Token, uint32_t>(rows, begin, end, table, parameters, corruption);
   }
-  return sample_rows<Machine, Token, uint32_t>(rows, begin, end, table, parameters, corruption);
+  return sample_rows<Machine, Token, uint64_t>(rows, begin, end, table, parameters, corruption);
 }
 
 template <class Token>

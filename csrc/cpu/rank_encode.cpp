@@ -42,20 +42,24 @@ std::tuple<Tensor, Tensor> rank_encode_cpu(const Tensor& indptr, const Tensor& i
         std::vector<RankedGene> genes;
         RankSorter sorter;
         for (int64_t i = begin; i < end; ++i) {
-          genes.clear();
+          const int64_t n_entries = row_start[i + 1] - row_start[i];
+          if (static_cast<int64_t>(genes.size()) < n_entries) genes.resize(n_entries);
+          uint32_t n = 0;
           for (int64_t e = row_start[i]; e < row_start[i + 1]; ++e) {
             const int64_t g = column[e];
             if (g < 0 || g >= n_genes) {
               outside = true;
               faulty_column = g;
-            } else if (count[e] > 0 && gene_token[g] >= 0) {
-              genes.push_back({rank_key(static_cast<double>(count[e]), median[g]), static_cast<int32_t>(g)});
+              continue;
+            }
+            if (count[e] > 0 && gene_token[g] >= 0) {
+              genes[n++] = {rank_key(static_cast<double>(count[e]), median[g]), static_cast<int32_t>(g), gene_token[g]};
             }
           }
-          sorter.sort(genes);
-          const int64_t kept = std::min<int64_t>(static_cast<int64_t>(genes.size()), max_len);
+          sorter.sort(genes.data(), n);
+          const int64_t kept = std::min<int64_t>(n, max_len);
           int32_t* row = ids + i * max_len;
-          for (int64_t r = 0; r < kept; ++r) row[r] = gene_token[genes[sorter.order(r)].column];
+          for (int64_t r = 0; r < kept; ++r) row[r] = genes[sorter.order(r)].payload;
           std::fill(row + kept, row + max_len, static_cast<int32_t>(pad_id));
           length[i] = kept;
         }

@@ -14,20 +14,21 @@ namespace corrmask {
 
 class RankSorter {
  public:
-  // Afterwards order(0), order(1), ... are the places in `genes` in rank order.
-  void sort(const std::vector<RankedGene>& genes) {
-    const uint32_t n = static_cast<uint32_t>(genes.size());
-    items_.resize(n);
-    other_.resize(n);
+  // Afterwards order(0), order(1), ... are the places in genes[0 .. n-1] in rank order.
+  void sort(const RankedGene* genes, uint32_t n) {
+    if (items_.size() < n) {
+      items_.resize(n);
+      other_.resize(n);
+    }
     if (n < kSmall) {
       for (uint32_t i = 0; i < n; ++i) items_[i] = {0, i};
       sort_run(genes, 0, n);
       return;
     }
     uint64_t largest = 0, smallest = ~uint64_t{0};
-    for (const RankedGene& gene : genes) {
-      largest = std::max(largest, gene.key);
-      smallest = std::min(smallest, gene.key);
+    for (uint32_t i = 0; i < n; ++i) {
+      largest = std::max(largest, genes[i].key);
+      smallest = std::min(smallest, genes[i].key);
     }
     int shift = 0;
     while (((largest - smallest) >> shift) >> (2 * kDigit) != 0) ++shift;
@@ -44,8 +45,8 @@ class RankSorter {
       before_low += std::exchange(low_[digit], before_low);
       before_high += std::exchange(high_[digit], before_high);
     }
-    for (const Item& item : items_) other_[low_[item.prefix & kMask]++] = item;
-    for (const Item& item : other_) items_[high_[item.prefix >> kDigit]++] = item;
+    for (uint32_t i = 0; i < n; ++i) other_[low_[items_[i].prefix & kMask]++] = items_[i];
+    for (uint32_t i = 0; i < n; ++i) items_[high_[other_[i].prefix >> kDigit]++] = other_[i];
     for (uint32_t first = 0, last; first < n; first = last) {
       last = first + 1;
       while (last < n && items_[last].prefix == items_[first].prefix) ++last;
@@ -63,9 +64,12 @@ class RankSorter {
   static constexpr uint32_t kMask = (1u << kDigit) - 1;
   static constexpr uint32_t kSmall = 128;
 
-  void sort_run(const std::vector<RankedGene>& genes, uint32_t first, uint32_t last) {
-    std::sort(items_.begin() + first, items_.begin() + last,
-              [&](const Item& a, const Item& b) { return ranks_before(genes[a.place], genes[b.place]); });
+  void sort_run(const RankedGene* genes, uint32_t first, uint32_t last) {
+    const auto before = [&](const Item& a, const Item& b) { return ranks_before(genes[a.place], genes[b.place]); };
+    // Equal keys stand by column already where the row does.
+    if (!std::is_sorted(items_.begin() + first, items_.begin() + last, before)) {
+      std::sort(items_.begin() + first, items_.begin() + last, before);
+    }
   }
 
   std::vector<Item> items_, other_;

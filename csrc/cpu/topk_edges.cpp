@@ -24,9 +24,9 @@ struct Moments {
 // r[t] = correlation of gene `other` with gene first + t of one panel. Returns whether one of them is as strong as its
 // own gene's `least`, or as `least_other`. Three loops over all of the panel, each of which the compiler makes vectors
 // of.
-CORRMASK_CLONES bool correlate(const double* gram, const double* mean_factors, const double* inverse_sd, int64_t n_levels,
-                               int64_t n_padded, int64_t first, int64_t other, const float* least, float least_other,
-                               float* r) {
+CORRMASK_CLONES bool correlate(const double* gram, const double* mean_factors, const double* inverse_sd,
+                               int64_t n_levels, int64_t n_padded, int64_t first, int64_t other, const float* least,
+                               float least_other, float* r) {
   double covariance[kPanel];
   for (int64_t t = 0; t < kPanel; ++t) covariance[t] = gram[t];
   for (int64_t l = 0; l < n_levels; ++l) {

@@ -36,12 +36,16 @@ struct SamplingParameters {
   bool rotate;
 };
 
-// What a cell needs beside its tokens; nothing has to be cleared between cells of one width.
-template <class Position>
+// What a cell needs beside its tokens. Entry is unsigned: half its bits are the cell's tag, half a position, so that
+// nothing has to be cleared between cells. Its half holds every length.
+template <class Entry>
 struct CellScratch {
-  Position* first_position;  // [vocabulary] any positions of the row: one counts only if the cell has the token there
-  int32_t* eligible;         // [length]
-  int32_t* masked;           // [length] masked positions, in the order in which they were masked
+  static constexpr int kPlaceBits = 4 * sizeof(Entry);
+
+  Entry* place_of;    // [vocabulary] tag and position of each token; one with another tag is of another cell
+  Entry tag;          // not the tag of any entry that is there
+  int32_t* eligible;  // [length]
+  int32_t* masked;    // [length] masked positions, in the order in which they were masked
 };
 
 enum SamplingFault : int { kSound = 0, kTokenOutOfRange = 1, kGroupOutOfRange = 2 };
@@ -58,8 +62,8 @@ CORRMASK_HOST_DEVICE int64_t masking_budget(int64_t n_eligible, int64_t rate_ppm
   return at_least_one < n_eligible ? at_least_one : n_eligible;
 }
 
-// Whether all tokens are in [lo, hi), by the sign bits of token - lo and hi - 1 - token: loops that compare are not made
-// vectors of.
+// Whether all tokens are in [lo, hi), by the sign bits of token - lo and hi - 1 - token: loops that compare are not
+// made vectors of.
 template <class Token>
 CORRMASK_HOST_DEVICE bool all_within(const Token* tokens, int64_t length, int64_t lo, int64_t hi) {
   using Wide = std::conditional_t<sizeof(Token) == 8, uint64_t, uint32_t>;
@@ -82,15 +86,14 @@ struct GroupWalk {
 
 constexpr int kWalkBatch = 16;
 
-// Bit r is set where member first + r of a walk stands at places[r], in the cell or in what is behind its length;
-// without a branch on it, which would be anyone's guess. `outside` is set where a member is no token.
-template <class Machine, class Token, class Position>
-CORRMASK_HOST_DEVICE uint32_t find_members(const GroupWalk& walk, int64_t first, const Token* tokens,
-                                           const Position* first_position, int64_t vocabulary, int32_t* places,
-                                           bool* outside) {
-  if constexpr (Machine::template kFindsMembers<Token, Position>) {
+// Bit r is set where member first + r of a walk is in the cell, at places[r]; without a branch on it, which would be
+// anyone's guess. `outside` is set where a member is no token.
+template <class Machine, class Entry>
+CORRMASK_HOST_DEVICE uint32_t find_members(const GroupWalk& walk, int64_t first, const CellScratch<Entry>& scratch,
+                                           int64_t vocabulary, int32_t* places, bool* outside) {
+  if constexpr (Machine::template kFindsMembers<Entry>) {
     if (walk.start == 0 && walk.size - first >= kWalkBatch) {
-      return Machine::find_members(walk.members + first, tokens, first_position, vocabulary, places, outside);
+      return Machine::find_members(walk.members + first, scratch.place_of, scratch.tag, vocabulary, places, outside);
     }
   }
   uint32_t found = 0;
@@ -101,9 +104,9 @@ CORRMASK_HOST_DEVICE uint32_t find_members(const GroupWalk& walk, int64_t first,
     const int32_t member = walk.members[at < walk.size ? at : at - walk.size];
     const bool is_token = static_cast<uint32_t>(member) < static_cast<uint64_t>(vocabulary);
     any_outside |= !is_token;
-    const int32_t place = static_cast<int32_t>(first_position[is_token ? member : 0]);
-    places[r] = place;
-    found |= static_cast<uint32_t>(static_cast<int64_t>(tokens[place]) == member) << r;
+    const Entry entry = scratch.place_of[is_token ? member : 0];
+    places[r] = static_cast<int32_t>(entry & ((Entry{1} << CellScratch<Entry>::kPlaceBits) - 1));
+    found |= static_cast<uint32_t>((entry >> CellScratch<Entry>::kPlaceBits == scratch.tag) & is_token) << r;
   }
   *outside = any_outside;
   const int64_t left = walk.size - first;
@@ -111,13 +114,13 @@ CORRMASK_HOST_DEVICE uint32_t find_members(const GroupWalk& walk, int64_t first,
 }
 
 // Fills owner[0 .. length-1], which arrives as kVisible everywhere, and scratch.masked. A token outside the vocabulary
-// is ineligible and reported; so is a group or member outside the table. Position is unsigned and
-// holds every length; Machine is PlainMachine or one that gives the same.
-template <class Machine, class Token, class Position>
+// is ineligible and reported; so is a group or member outside the table. Machine is PlainMachine or one that gives the
+// same.
+template <class Machine, class Token, class Entry>
 CORRMASK_HOST_DEVICE SampledCell sample_groups_in_cell(const Token* tokens,  // [length]
                                                        int64_t length, const CellDraws& draws, const GroupTable& table,
                                                        const SamplingParameters& parameters,
-                                                       const CellScratch<Position>& scratch,
+                                                       const CellScratch<Entry>& scratch,
                                                        int32_t* owner  // [length]
 ) {
   int fault = kSound;
@@ -140,7 +143,8 @@ CORRMASK_HOST_DEVICE SampledCell sample_groups_in_cell(const Token* tokens,  // 
   if (expands) {  // from the end, so that of a repeated token the lowest position stays
     for (int64_t e = n_eligible - 1; e >= 0; --e) {
       const int64_t position = all_eligible ? e : scratch.eligible[e];
-      scratch.first_position[tokens[position]] = static_cast<Position>(position);
+      scratch.place_of[tokens[position]] =
+          static_cast<Entry>(scratch.tag << CellScratch<Entry>::kPlaceBits | static_cast<Entry>(position));
     }
   }
 
@@ -175,8 +179,7 @@ CORRMASK_HOST_DEVICE SampledCell sample_groups_in_cell(const Token* tokens,  // 
       bool outside = false;
       for (int lane = 0; lane < kDrawBatch; ++lane) {
         if (walks[lane].size <= 0) continue;
-        found[lane] = find_members<Machine>(walks[lane], 0, tokens, scratch.first_position, table.vocabulary, places[lane],
-                                   &outside);
+        found[lane] = find_members<Machine>(walks[lane], 0, scratch, table.vocabulary, places[lane], &outside);
         if (outside) fault |= kGroupOutOfRange;
       }
     }
@@ -201,9 +204,7 @@ CORRMASK_HOST_DEVICE SampledCell sample_groups_in_cell(const Token* tokens,  // 
              left &= left - 1) {
           const int32_t place = places[lane][lowest_bit(left)];
           const int32_t partner = static_cast<int32_t>(tokens[place]);
-          // A member may be listed twice; a special one has no entry of its own, but may stand where an old one says.
-          if (place >= length || owner[place] != kVisible) continue;
-          if (!all_eligible && table.token_group[partner] == kSpecialToken) continue;
+          if (owner[place] != kVisible) continue;
           if (table.take != nullptr &&
               !happens(draws.at(static_cast<uint32_t>(partner), kStreamPartners).w0, table.take[partner])) {
             continue;
@@ -214,8 +215,7 @@ CORRMASK_HOST_DEVICE SampledCell sample_groups_in_cell(const Token* tokens,  // 
         }
         first += kWalkBatch;
         if (first >= walks[lane].size || n_masked == budget || taken == parameters.max_group) break;
-        found[lane] = find_members<Machine>(walks[lane], first, tokens, scratch.first_position, table.vocabulary, places[lane],
-                                   &outside);
+        found[lane] = find_members<Machine>(walks[lane], first, scratch, table.vocabulary, places[lane], &outside);
         if (outside) fault |= kGroupOutOfRange;
       }
       if (n_masked == budget) break;

@@ -15,16 +15,18 @@ namespace corrmask {
 
 constexpr int64_t kPanel = 128;
 
-CORRMASK_HOST_DEVICE int64_t panel_count(int64_t n_genes) {
+CORRMASK_HOST_DEVICE constexpr int64_t panel_count(int64_t n_genes) {
   return (n_genes + kPanel - 1) / kPanel;
 }
 
-CORRMASK_HOST_DEVICE int64_t panel_start(int64_t panel, int64_t n_genes) {
+CORRMASK_HOST_DEVICE constexpr int64_t panel_start(int64_t panel, int64_t n_genes) {
   return kPanel * (panel * n_genes - kPanel * (panel * (panel - 1) / 2));
 }
 
-CORRMASK_HOST_DEVICE int64_t panels_size(int64_t n_genes) {
+CORRMASK_HOST_DEVICE constexpr int64_t panels_size(int64_t n_genes) {
   return panel_start(panel_count(n_genes), n_genes);
 }
+
+static_assert(panels_size(100'000) > INT32_MAX, "offsets are of 64 bits");
 
 }  // namespace corrmask

@@ -19,8 +19,9 @@ struct Words {
   uint32_t w0, w1, w2, w3;
 };
 
-// What a draw is for; each stream has its own sequence in every cell and epoch. 3 to 15 are free.
-enum Stream : uint32_t { kStreamGroupSeeds = 0, kStreamCorruption = 1, kStreamPartners = 2 };
+// What a draw is for; each stream has its own sequence in every cell and epoch. Training takes 3 (the order of cells)
+// and 4 (dropout); 6 to 15 are free.
+enum Stream : uint32_t { kStreamGroupSeeds = 0, kStreamCorruption = 1, kStreamPartners = 2, kStreamBinning = 5 };
 
 constexpr uint32_t kPhiloxMultiplier0 = 0xD2511F53u, kPhiloxMultiplier1 = 0xCD9E8D57u;
 constexpr uint32_t kPhiloxWeyl0 = 0x9E3779B9u, kPhiloxWeyl1 = 0xBB67AE85u;
@@ -65,7 +66,7 @@ struct CellDraws {
 
 // The draws at several indices, one after another; cpu/ has a machine that is faster, with the same bits.
 struct PlainMachine {
-  template <class Token, class Position>
+  template <class Entry>
   static constexpr bool kFindsMembers = false;
 
   // `words.w2` holds the indices when it arrives.

@@ -10,8 +10,9 @@
 namespace corrmask {
 
 struct RankedGene {
-  uint64_t key;    // the bits of count / median: for positive doubles they order as the numbers do
-  int32_t column;  // gene column
+  uint64_t key;     // the bits of count / median: for positive doubles they order as the numbers do
+  int32_t column;   // gene column
+  int32_t payload;  // what stands for the gene in the end
 };
 
 // One IEEE division; count > 0 and median > 0.
