@@ -238,7 +238,7 @@ def bin_values(
     seed: int,
     epoch: int,
 ) -> np.ndarray:
-    """Bins of each cell's nonzero values, edges at their quantiles, ties spread over what they straddle: int32 [nnz]."""
+    """Bins of each cell's nonzero values, edges at quantiles, ties spread over what they straddle: int32 [nnz]."""
     assert indices.shape == values.shape == (indptr[-1],)
     assert cell_ids.shape == (len(indptr) - 1,)
     bins = np.zeros(len(values), dtype=np.int32)

@@ -42,7 +42,7 @@ def binning_case(counts: sp.csr_matrix) -> Case:
         return ops.bin_values(*arrays, n_bins=N_BINS, epoch=next(epochs))
 
     def in_their_range(result: Tensor | np.ndarray) -> None:
-        """Each value within the edges at or below it, which is where scGPT may put it; the mean of ties in the middle."""
+        """Check that each value is where scGPT may put it, and that ties lean to neither side."""
         bins = np.asarray(result)
         for cell in range(0, counts.shape[0], max(1, counts.shape[0] // 50)):
             part = slice(counts.indptr[cell], counts.indptr[cell + 1])

@@ -29,8 +29,9 @@ def bin_values(
     """Bin the values of cells as scGPT does. Exact.
 
     Per cell: the edges are the n_bins - 1 quantiles 0 .. 1 of its nonzero values, interpolated linearly in float64. A
-    value is in the bin of the edges at or below it; one that equals several edges is in one of the bins that they bound,
-    each with the same chance: up_to - bounded(w0, up_to - below), w0 of the Philox draw at index = gene column, stream 5.
+    value's bin is the number of edges at or below it; one that equals several edges is in one of the bins that they
+    bound, each with the same chance: up_to - bounded(w0, up_to - below), `below` and `up_to` being the edges below it
+    and those at or below it, w0 of the Philox draw at index = gene column, stream 5.
 
     Parameters
     ----------
@@ -59,8 +60,8 @@ def bin_values(
 
     References
     ----------
-    Cui et al. scGPT: toward building a foundation model for single-cell multi-omics using generative AI. Nature Methods,
-    2024. Where it draws by numpy's generator, here a draw is a function of (seed, epoch, cell, gene).
+    Cui et al. scGPT: toward building a foundation model for single-cell multi-omics using generative AI. Nature
+    Methods, 2024. Where it draws by numpy's generator, here a draw is a function of (seed, epoch, cell, gene).
     """
     op = "bin_values"
     check_tensor(op, "indptr", indptr, (torch.int64,), (None,), "[N + 1]")
