@@ -235,4 +235,4 @@ def _check_shown(batch: Batch, result: tuple[Any, Any]) -> None:
 
 def _size(batch: Batch) -> str:
     n_cells, width = batch.input_ids.shape
-    return f"{n_cells:,} x {width:,}"
+    return f"{n_cells:,} x {width:,} ({batch.lengths.double().mean():,.0f})"
