@@ -104,7 +104,7 @@ void run() {
   Tensor partners = tensor<int32_t>({kGenes, kTop}, ScalarType::Int, std::vector<int32_t>(kGenes * kTop, -1));
   Tensor weights = tensor<float>({kGenes, kTop}, ScalarType::Float, std::vector<float>(kGenes * kTop, 0));
   topk_edges_cpu(partners, weights, gram, ranks, zeros({1, kGenes}, kGenes),
-                 tensor<double>({kGenes}, ScalarType::Double, std::vector<double>(kGenes, 1e-3)), 0, 0.1, false);
+                 tensor<double>({kGenes}, ScalarType::Double, std::vector<double>(kGenes, 1e-2)), 0, 0.1, false);
   print_sum<int32_t>("topk_edges", partners);
 }
 
