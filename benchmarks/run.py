@@ -54,7 +54,8 @@ def report(document: dict[str, Any]) -> Iterator[str]:
             f"product at {speed['sgemm_flops'] / 1e9:.0f} GFLOP/s"
         )
     yield ""
-    yield "Sizes: cells x tokens (mean length), or cells x genes (nonzeros of a cell). Ratio: its time over ours; below 1 it wins."
+    yield "Sizes: cells x tokens (mean length), or cells x genes (nonzeros of a cell)."
+    yield "Ratio: its time over ours; below 1 it wins."
     yield "Roof: the least time that memory or arithmetic allows, over the time taken. Peak: rise of resident memory."
     yield "Restated: written for these benchmarks after what is published or usual, not the package itself."
     for kernel in dict.fromkeys(one["kernel"] for one in runs):

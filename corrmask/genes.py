@@ -22,6 +22,8 @@ _NAMES = ("gene_name", "symbol", "gene_symbol", "name")
 GeneMap = dict[str, tuple[str, ...]]
 """Gene name -> its Ensembl ids, in the order of the table: several where haplotypes of a gene have one each."""
 
+Ids = Collection[str] | np.ndarray
+
 
 def strip_version(gene: str) -> str:
     """``ENSG00000000003.14`` -> ``ENSG00000000003``; every other name as it is."""
@@ -89,7 +91,9 @@ class Renaming(NamedTuple):
 
 
 def rename(
-    genes: Sequence[str] | np.ndarray, gene_map: Mapping[str, tuple[str, ...]], prefer: Collection[str] = ()
+    genes: Sequence[str] | np.ndarray,
+    gene_map: Mapping[str, tuple[str, ...]],
+    prefer: Ids = (),
 ) -> tuple[np.ndarray, Renaming]:
     """Give genes their Ensembl ids.
 
@@ -144,7 +148,7 @@ def rename(
     return np.array(result, dtype=object), Renaming(**counts)
 
 
-def name_by_id(sources: Sequence[Source], gene_map: str | Path | None, prefer: Collection[str] = ()) -> Renaming | None:
+def name_by_id(sources: Sequence[Source], gene_map: str | Path | None, prefer: Ids = ()) -> Renaming | None:
     """Rename the genes of sources to Ensembl ids by a table, in place.
 
     Of several ids of a name that is taken which `prefer` holds, else one that a source holds as an id.
@@ -157,7 +161,7 @@ def name_by_id(sources: Sequence[Source], gene_map: str | Path | None, prefer: C
     if gene_map is None:
         return None
     table = read_gene_map(gene_map)
-    if not prefer:
+    if len(prefer) == 0:
         prefer = {strip_version(str(gene)) for source in sources for gene in source.genes}
     counts = []
     for source in sources:

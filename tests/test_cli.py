@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ import pytest
 import scipy.sparse as sp
 
 from corrmask.cli.app import main
+from corrmask.corpus import Corpus
 from corrmask.errors import InputError
 from corrmask.files import write_h5ad
+from corrmask.graph import GeneGraph
 from corrmask.tokenization import tokenize
 
 
@@ -70,6 +73,26 @@ def test_graph_says_what_a_user_may_not_have_meant(tmp_path: Path, capsys: pytes
     assert "6 cells have no counts" in err
     assert "no edges" in err
     assert "levels of 'donor'" in err
+
+
+def test_graph_and_corpus_agree_on_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A symbol with two ids, of which the token dictionary holds the second."""
+    ids = [f"ENSG{i:011d}" for i in range(4)]
+    (tmp_path / "genes.tsv").write_text(f"gene_id\tsymbol\n{ids[0]}\tA\n{ids[1]}\tA\n{ids[2]}\tB\n{ids[3]}\tC\n")
+    tokens = {"<pad>": 0, "<mask>": 1, ids[1]: 2, ids[2]: 3, ids[3]: 4}
+    (tmp_path / "tokens.json").write_text(json.dumps(tokens))
+    write_h5ad(cells(["A", "B", "C"]), tmp_path / "cells.h5ad")
+    named = [str(tmp_path / "cells.h5ad"), "--gene-map", str(tmp_path / "genes.tsv")]
+    for arguments in (
+        ["tokenize", *named, "-o", str(tmp_path / "corpus"), "--tokens", str(tmp_path / "tokens.json")],
+        ["graph", *named, "-o", str(tmp_path / "graph.h5ad"), "--vocabulary", str(tmp_path / "corpus")],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 0
+        assert "--gene-map: 3 names became ids" in capsys.readouterr().err
+    assert list(GeneGraph.read(tmp_path / "graph.h5ad").var_names) == ids[1:]
+    assert Corpus.open(tmp_path / "corpus").lengths.sum() == (cells(["A", "B", "C"]).X > 0).sum()
 
 
 def test_missing_levels_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from scipy import sparse
 from corrmask.errors import InputError
 from corrmask.genes import Renaming, common_genes, name_by_id, read_gene_map, rename, strip_version
 from corrmask.sources import open_sources
+from corrmask.vocabulary import Vocabulary
 
 TABLE = (
     "ensembl_id\tgene_name\tgene_type\n"
@@ -113,7 +114,8 @@ def test_two_files_agree_on_the_id(tmp_path: Path, order: tuple[str, str]) -> No
     assert name_by_id(sources, table) == Renaming(1, 1, 0, 0, 0)
     assert common_genes(sources).tolist() == ["ENSG00000000003"]
     sources = open_sources([one_cell([gene]) for gene in ("A", "A")])
-    assert name_by_id(sources, table, prefer={"ENSG00000000003"}) == Renaming(2, 0, 0, 0, 0)
+    vocabulary = Vocabulary(np.array(["ENSG00000000003", "ENSG00000000009"]))
+    assert name_by_id(sources, table, prefer=vocabulary.genes) == Renaming(2, 0, 0, 0, 0)
     assert common_genes(sources).tolist() == ["ENSG00000000003"]
 
 
