@@ -25,6 +25,12 @@ def log_normalize(counts: sp.csr_array, target_sum: float) -> np.ndarray:
     return np.log1p(counts.data.astype(np.float64) * target_sum / per_entry)
 
 
+def no_edges(n_genes: int, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Partners int32 (-1: none) and weights float32, [G, top_k] or less where there are fewer genes."""
+    partners = torch.full((n_genes, min(top_k, max(1, n_genes - 1))), -1, dtype=torch.int32)
+    return partners, torch.zeros(partners.shape, dtype=torch.float32)
+
+
 class Covariance:
     """Accumulators (cells, sums, Gram) of log1p-normalised counts. They add up: over chunks, files and machines.
 
@@ -179,6 +185,30 @@ class Covariance:
             self.gram[torch.from_numpy(panels_offset(np.full_like(high, low), high, self.n_genes))] += other.gram[
                 torch.from_numpy(place)
             ]
+
+    def update_edges(
+        self, partners: torch.Tensor, weights: torch.Tensor, *, min_cells: int, min_corr: float, positive: bool = False
+    ) -> None:
+        """Update the strongest partners of each gene by the panels at hand, once all cells have passed by.
+
+        Parameters
+        ----------
+        partners, weights, min_corr, positive
+            As `corrmask.ops.topk_edges` takes them; `no_edges` gives the first two.
+        min_cells
+            Genes expressed in fewer cells get no edges.
+        """
+        ops.topk_edges(
+            partners,
+            weights,
+            self.gram,
+            self.ranks,
+            self.mean_factors(),
+            self.inverse_sd(min_cells),
+            min_corr=min_corr,
+            positive=positive,
+            first_panel=self.first_panel,
+        )
 
     def mean_factors(self) -> torch.Tensor:
         """sqrt(cells) * mean of each gene in each level, whose products centre the Gram: float64 [n_levels, G]."""

@@ -151,7 +151,7 @@ def rename(
 def name_by_id(sources: Sequence[Source], gene_map: str | Path | None, prefer: Ids = ()) -> Renaming | None:
     """Rename the genes of sources to Ensembl ids by a table, in place.
 
-    Of several ids of a name that is taken which `prefer` holds, else one that a source holds as an id.
+    Of several ids of a name the one that `prefer` holds is taken; without `prefer`, one that a source holds as an id.
 
     Returns
     -------

@@ -16,8 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from corrmask import ops
-from corrmask.covariance import Covariance
+from corrmask.covariance import Covariance, no_edges
 from corrmask.errors import InputError, InputWarning
 from corrmask.files import check_output, replacing, write_h5ad
 from corrmask.genes import common_genes, name_by_id
@@ -261,8 +260,7 @@ def correlation_graph(
             stacklevel=2,
         )
     accumulated = Covariance(n_genes, target_sum=None if normalized else target_sum, panels=passes[0])
-    partners = torch.full((n_genes, min(top_k, max(1, n_genes - 1))), -1, dtype=torch.int32)
-    weights = torch.zeros(partners.shape, dtype=torch.float32)
+    partners, weights = no_edges(n_genes, top_k)
     for number, panels in enumerate(passes):
         stage = "correlate" if len(passes) == 1 else f"correlate, pass {number + 1} of {len(passes)}"
         if number:
@@ -274,17 +272,7 @@ def correlation_graph(
                 n_empty += int((np.asarray(counts.sum(axis=1)) == 0).sum())
                 for part in (np.diff(counts.indptr), counts.indices, counts.data):
                     digest.update(np.ascontiguousarray(part).data)
-        ops.topk_edges(
-            partners,
-            weights,
-            accumulated.gram,
-            accumulated.ranks,
-            accumulated.mean_factors(),
-            accumulated.inverse_sd(min_cells),
-            min_corr=min_corr,
-            positive=sign == "positive",
-            first_panel=panels[0],
-        )
+        accumulated.update_edges(partners, weights, min_cells=min_cells, min_corr=min_corr, positive=sign == "positive")
     kept = partners.numpy() >= 0
     if mutual:
         kept &= _is_mutual(partners.numpy())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from corrmask import ops
+from corrmask.bench.cells import size_of
 from corrmask.bench.timing import Case, Contestant
 
 N_BINS = 51
@@ -56,7 +57,7 @@ def binning_case(counts: sp.csr_matrix) -> Case:
 
     return Case(
         kernel="bin_values",
-        size=f"{counts.shape[0]:,} x {counts.shape[1]:,} ({counts.nnz // max(1, counts.shape[0]):,})",
+        size=size_of(counts),
         dtype="float32",
         n_cells=counts.shape[0],
         contestants=[

@@ -63,6 +63,12 @@ def draw_counts(n_cells: int, n_genes: int, nonzeros: int, *, seed: int = 0) -> 
     return sp.csr_matrix(sp.vstack(blocks, format="csr"))
 
 
+def size_of(counts: sp.csr_matrix | sp.csr_array) -> str:
+    """Cells x genes (nonzeros of a cell), as text."""
+    n_cells, n_genes = counts.shape
+    return f"{n_cells:,} x {n_genes:,} ({counts.nnz // max(1, n_cells):,})"
+
+
 def normalised(counts: sp.csr_matrix) -> sp.csr_array:
     """log1p of counts scaled to 10,000 a cell: float64 CSR over the same entries."""
     return sp.csr_array((log_normalize(counts, 1e4), counts.indices, counts.indptr), shape=counts.shape)

@@ -10,11 +10,10 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from corrmask import ops
 from corrmask.bench import packages
-from corrmask.bench.cells import normalised
+from corrmask.bench.cells import normalised, size_of
 from corrmask.bench.timing import Case, Contestant
-from corrmask.covariance import Covariance
+from corrmask.covariance import Covariance, no_edges
 from corrmask.graph import GeneGraph, correlation_graph
 
 TOP_K, MIN_CORR, MIN_CELLS = 16, 0.1, 10
@@ -46,19 +45,9 @@ class Products:
 
     def edges(self, accumulated: Covariance) -> tuple[torch.Tensor, torch.Tensor]:
         """`corrmask.ops.topk_edges` of the accumulators."""
-        n_genes = self.y.shape[1]
-        partners = torch.full((n_genes, min(TOP_K, n_genes - 1)), -1, dtype=torch.int32)
-        weights = torch.zeros(partners.shape)
-        ops.topk_edges(
-            partners,
-            weights,
-            accumulated.gram,
-            accumulated.ranks,
-            accumulated.mean_factors(),
-            accumulated.inverse_sd(MIN_CELLS),
-            min_corr=MIN_CORR,
-        )
-        return partners, weights
+        edges = no_edges(self.y.shape[1], TOP_K)
+        accumulated.update_edges(*edges, min_cells=MIN_CELLS, min_corr=MIN_CORR)
+        return edges
 
     def dense_numpy(self) -> np.ndarray:
         """Chunks of cells made dense, multiplied by numpy's BLAS and added."""
@@ -157,8 +146,7 @@ class Products:
     @property
     def size(self) -> str:
         """Cells x genes (nonzeros of a cell), as text."""
-        n_cells, n_genes = self.y.shape
-        return f"{n_cells:,} x {n_genes:,} ({self.y.nnz // max(1, n_cells):,})"
+        return size_of(self.y)
 
     @property
     def multiply_adds(self) -> float:

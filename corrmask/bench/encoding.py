@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from corrmask import ops
-from corrmask.bench.cells import SPECIAL_TOKENS, typical_counts
+from corrmask.bench.cells import SPECIAL_TOKENS, size_of, typical_counts
 from corrmask.bench.timing import Case, Contestant
 
 MAX_LEN, CHUNK = 2048, 512
@@ -107,7 +107,7 @@ def encoding_case(counts: sp.csr_matrix, max_len: int = MAX_LEN) -> Case:
     run: Callable[[], tuple[Tensor, Tensor]] = encoding.ours
     return Case(
         kernel="rank_encode",
-        size=f"{counts.shape[0]:,} x {counts.shape[1]:,} ({counts.nnz // max(1, counts.shape[0]):,})",
+        size=size_of(counts),
         dtype="float32",
         n_cells=counts.shape[0],
         contestants=[

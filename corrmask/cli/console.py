@@ -46,3 +46,11 @@ def print_json(value: dict[str, Any]) -> None:
 def note(message: str) -> None:
     """Print a note for the reader on stderr."""
     err.print(message, markup=False)
+
+
+def note_normalized() -> None:
+    """Say what ``--normalized`` assumes."""
+    note(
+        "--normalized: values are taken as natural log1p of counts scaled to the same total in every cell; "
+        "counts scaled otherwise are not noticed"
+    )

@@ -65,10 +65,7 @@ def graph(
     if vocabulary is not None and gene_map is None:
         raise InputError("--vocabulary chooses among the ids of --gene-map; give both or neither")
     if normalized:
-        console.note(
-            "--normalized: values are taken as natural log1p of counts scaled to the same total in every cell; "
-            "counts scaled otherwise are not noticed"
-        )
+        console.note_normalized()
     with console.progress() as progress:
         result = correlation_graph(
             files,

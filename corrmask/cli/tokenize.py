@@ -57,10 +57,7 @@ def tokenize(
     if tokens is not None:
         vocabulary = read_vocabulary(tokens, medians)
     if normalized:
-        console.note(
-            "--normalized: values are taken as natural log1p of counts scaled to the same total in every cell; "
-            "counts scaled otherwise are not noticed"
-        )
+        console.note_normalized()
     with console.progress() as progress:
         report = write_corpus(
             files,

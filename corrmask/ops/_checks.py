@@ -33,6 +33,15 @@ def check_tensor(
         raise ValueError(f"corrmask.{op}: {name!r} must be {wanted} of shape {shape_text}, got {describe(value)}")
 
 
+def check_csr(op: str, indptr: Any, indices: Any, values: Any, values_name: str) -> None:
+    """Check the types and shapes of cells x genes in compressed rows; what only the data can show, the kernel sees."""
+    check_tensor(op, "indptr", indptr, (torch.int64,), (None,), "[N + 1]")
+    if indptr.shape[0] == 0:
+        raise ValueError(f"corrmask.{op}: 'indptr' must be int64 of shape [N + 1], got none")
+    check_tensor(op, "indices", indices, INDEX_DTYPES, (None,), "[nnz]")
+    check_tensor(op, values_name, values, COUNT_DTYPES, (indices.shape[0],), "[nnz], as 'indices'")
+
+
 def check_devices(op: str, first: Tensor, **others: Tensor | None) -> None:
     """Check that every tensor is on the device of `first`."""
     for name, other in others.items():

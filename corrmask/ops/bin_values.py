@@ -6,14 +6,7 @@ import torch
 from torch import Tensor
 
 from corrmask._library import call, require_device
-from corrmask.ops._checks import (
-    COUNT_DTYPES,
-    INDEX_DTYPES,
-    check_devices,
-    check_integer,
-    check_tensor,
-    scalar_tensor,
-)
+from corrmask.ops._checks import check_csr, check_devices, check_integer, check_tensor, scalar_tensor
 
 
 def bin_values(
@@ -64,11 +57,7 @@ def bin_values(
     Methods, 2024. Where it draws by numpy's generator, here a draw is a function of (seed, epoch, cell, gene).
     """
     op = "bin_values"
-    check_tensor(op, "indptr", indptr, (torch.int64,), (None,), "[N + 1]")
-    check_tensor(op, "indices", indices, INDEX_DTYPES, (None,), "[nnz]")
-    check_tensor(op, "values", values, COUNT_DTYPES, (indices.shape[0],), "[nnz], as 'indices'")
-    if indptr.shape[0] == 0:
-        raise ValueError(f"corrmask.{op}: 'indptr' must be int64 of shape [N + 1], got none")
+    check_csr(op, indptr, indices, values, "values")
     check_tensor(op, "cell_ids", cell_ids, (torch.int64,), (indptr.shape[0] - 1,), "[N]")
     check_integer(op, "n_bins", n_bins, 2, 2**20)
     check_devices(op, values, indptr=indptr, indices=indices, cell_ids=cell_ids)

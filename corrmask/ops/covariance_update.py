@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from corrmask._library import call, require_device
-from corrmask.ops._checks import COUNT_DTYPES, INDEX_DTYPES, check_devices, check_integer, check_tensor
+from corrmask.ops._checks import check_csr, check_devices, check_integer, check_tensor
 
 PANEL = 128
 _Rank = TypeVar("_Rank", int, np.ndarray)
@@ -109,11 +109,7 @@ def covariance_update(
     check_tensor(op, "ranks", ranks, (torch.int32,), (None,), "[n_columns]")
     check_tensor(op, "squares", squares, (torch.float64,), (n_genes,), "[G]")
     check_tensor(op, "expressed", expressed, (torch.int64,), (n_genes,), "[G]")
-    check_tensor(op, "indptr", indptr, (torch.int64,), (None,), "[N + 1]")
-    if indptr.shape[0] == 0:
-        raise ValueError(f"corrmask.{op}: 'indptr' must be int64 of shape [N + 1], got none")
-    check_tensor(op, "indices", indices, INDEX_DTYPES, (None,), "[nnz]")
-    check_tensor(op, "counts", counts, COUNT_DTYPES, (indices.shape[0],), "[nnz], as 'indices'")
+    check_csr(op, indptr, indices, counts, "counts")
     check_tensor(op, "levels", levels, (torch.int64,), (indptr.shape[0] - 1,), "[N]")
     if target_sum is not None and not 0 < target_sum < float("inf"):
         raise ValueError(f"corrmask.{op}: 'target_sum' must be positive and finite, or None, got {target_sum}")

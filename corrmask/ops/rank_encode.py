@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from corrmask._library import call, require_device
-from corrmask.ops._checks import COUNT_DTYPES, INDEX_DTYPES, check_devices, check_integer, check_tensor
+from corrmask.ops._checks import INDEX_DTYPES, check_csr, check_devices, check_integer, check_tensor
 
 
 def rank_encode(
@@ -58,9 +58,7 @@ def rank_encode(
     Theodoris et al. Transfer learning enables predictions in network biology. Nature, 2023.
     """
     op = "rank_encode"
-    check_tensor(op, "indptr", indptr, (torch.int64,), (None,), "[N + 1]")
-    check_tensor(op, "indices", indices, INDEX_DTYPES, (None,), "[nnz]")
-    check_tensor(op, "counts", counts, COUNT_DTYPES, (indices.shape[0],), "[nnz], as 'indices'")
+    check_csr(op, indptr, indices, counts, "counts")
     check_tensor(op, "medians", medians, (torch.float64,), (None,), "[G]")
     check_tensor(op, "gene_tokens", gene_tokens, INDEX_DTYPES, (medians.shape[0],), "[G], as 'medians'")
     check_integer(op, "max_len", max_len, 1, 2**31 - 1)

@@ -19,6 +19,7 @@
 #include <numeric>
 #include <vector>
 
+#include "../portable/host_device.h"
 #include "../portable/panels.h"
 #include "clones.h"
 #include "csr_rows.h"
@@ -42,7 +43,35 @@ struct Panels {
 
 typedef float Vector __attribute__((vector_size(32), aligned(4)));
 
-// sums[gene][0 .. 31] += value * strip[row][0 .. 31] over the entries of each gene of one sub-block.
+// What one gene has in common with the kStrip genes of a strip, in registers.
+struct StripSums {
+  Vector a{}, b{}, c{}, d{};
+
+  CORRMASK_HOST_DEVICE void add(float value, const float* row) {
+    const Vector* p = reinterpret_cast<const Vector*>(row);
+    a += value * p[0];
+    b += value * p[1];
+    c += value * p[2];
+    d += value * p[3];
+  }
+
+  CORRMASK_HOST_DEVICE void add(const StripSums& other) {
+    a += other.a;
+    b += other.b;
+    c += other.c;
+    d += other.d;
+  }
+
+  CORRMASK_HOST_DEVICE void add_to(float* sums) const {
+    Vector* s = reinterpret_cast<Vector*>(sums);
+    s[0] += a;
+    s[1] += b;
+    s[2] += c;
+    s[3] += d;
+  }
+};
+
+// sums[gene][0 .. 31] += value * strip[row][0 .. 31] over the entries of each gene of one run.
 CORRMASK_CLONES void add_strip(const Entry* entries, const int64_t* start, int64_t first_gene, int64_t last_gene,
                                int64_t n_rows,      // a gene with so many entries has one for every row, in order
                                const float* strip,  // [n_rows, kStrip]
@@ -52,58 +81,25 @@ CORRMASK_CLONES void add_strip(const Entry* entries, const int64_t* start, int64
     const Entry* entry = entries + start[gene];
     const Entry* end = entries + start[gene + 1];
     if (entry == end) continue;
-    Vector* s = reinterpret_cast<Vector*>(sums);
-    Vector a0{}, a1{}, a2{}, a3{}, b0{}, b1{}, b2{}, b3{};
+    StripSums even, odd;
     if (end - entry == n_rows && gene + 1 < last_gene && start[gene + 2] - start[gene + 1] == n_rows) {
-      for (int64_t row = 0; row < n_rows; ++row) {
-        const Vector* p = reinterpret_cast<const Vector*>(strip + kStrip * row);
-        const float v = entry[row].value, w = end[row].value;
-        a0 += v * p[0];
-        a1 += v * p[1];
-        a2 += v * p[2];
-        a3 += v * p[3];
-        b0 += w * p[0];
-        b1 += w * p[1];
-        b2 += w * p[2];
-        b3 += w * p[3];
+      for (int64_t row = 0; row < n_rows; ++row) {  // this gene and the next, each row of the strip loaded once
+        even.add(entry[row].value, strip + kStrip * row);
+        odd.add(end[row].value, strip + kStrip * row);
       }
-      s[4] += b0;
-      s[5] += b1;
-      s[6] += b2;
-      s[7] += b3;
+      even.add_to(sums);
       ++gene;
       sums += kStrip;
-    } else {
-      for (; end - entry >= 2; entry += 2) {
-        const Vector* p = reinterpret_cast<const Vector*>(strip + entry[0].place);
-        const Vector* q = reinterpret_cast<const Vector*>(strip + entry[1].place);
-        const float v = entry[0].value, w = entry[1].value;
-        a0 += v * p[0];
-        a1 += v * p[1];
-        a2 += v * p[2];
-        a3 += v * p[3];
-        b0 += w * q[0];
-        b1 += w * q[1];
-        b2 += w * q[2];
-        b3 += w * q[3];
-      }
-      if (entry != end) {
-        const Vector* p = reinterpret_cast<const Vector*>(strip + entry->place);
-        const float v = entry->value;
-        a0 += v * p[0];
-        a1 += v * p[1];
-        a2 += v * p[2];
-        a3 += v * p[3];
-      }
-      a0 += b0;
-      a1 += b1;
-      a2 += b2;
-      a3 += b3;
+      odd.add_to(sums);
+      continue;
     }
-    s[0] += a0;
-    s[1] += a1;
-    s[2] += a2;
-    s[3] += a3;
+    for (; end - entry >= 2; entry += 2) {
+      even.add(entry[0].value, strip + entry[0].place);
+      odd.add(entry[1].value, strip + entry[1].place);
+    }
+    if (entry != end) even.add(entry->value, strip + entry->place);
+    even.add(odd);
+    even.add_to(sums);
   }
 }
 
