@@ -83,6 +83,30 @@ def test_equals_the_reference(
     np.testing.assert_array_equal(lengths, expected_lengths)
 
 
+@pytest.mark.parametrize("kind", ["counts", "alike", "an outlier", "far apart", "reversed", "not finite"])
+@pytest.mark.parametrize("n_genes", [127, 128, 129, 3000])
+def test_large_cells_equal_the_reference(kind: str, n_genes: int) -> None:
+    rng = np.random.default_rng(n_genes)
+    near_one = 1 + rng.permutation(n_genes) * np.finfo(np.float64).eps  # distinct, alike in their leading bits
+    counts = {
+        "counts": rng.geometric(0.4, n_genes).astype(np.float64),
+        "alike": near_one,
+        "an outlier": np.where(np.arange(n_genes) == 5, 1e300, near_one),
+        "far apart": np.exp(rng.uniform(-700, 700, n_genes)),
+        "reversed": 1 + np.arange(n_genes) * np.finfo(np.float64).eps,
+        "not finite": rng.choice([np.nan, np.inf, -np.inf, 0.0, -0.0, -1.0, 1.0, 2.0], n_genes),
+    }[kind]
+    medians = rng.choice([0.5, 1.0, 3.0], n_genes) if kind in ("counts", "not finite") else np.ones(n_genes)
+    tokens = np.where(rng.random(n_genes) < 0.2, -1, rng.permutation(n_genes))
+    indices = rng.permutation(n_genes)
+    arrays = (np.array([0, n_genes]), indices, counts, medians, tokens)
+    input_ids, lengths = encode(*arrays, max_len=n_genes)
+    with np.errstate(invalid="ignore"):
+        expected_ids, expected_lengths = reference.rank_encode(*arrays, max_len=n_genes)
+    np.testing.assert_array_equal(input_ids, expected_ids)
+    np.testing.assert_array_equal(lengths, expected_lengths)
+
+
 @given(st.integers(0, 2**32 - 1))
 def test_types_of_counts_and_indices_agree(seed: int) -> None:
     indptr, indices, counts, medians, tokens = random_rows(np.random.default_rng(seed), 4, 30)

@@ -55,7 +55,7 @@ class TieDraws {
 
 // What a thread keeps from cell to cell.
 struct BinSpace {
-  std::vector<RankedGene> values;
+  std::vector<uint64_t> keys;
   std::vector<double> edges;
   RankSorter sorter;
 };
@@ -63,18 +63,13 @@ struct BinSpace {
 template <class Index, class Value>
 void bin_cell(const Index* column, const Value* value, int64_t n_entries, int64_t n_bins, const CellDraws& draws,
               DrawAtEach draw, BinSpace& space, int32_t* bins) {
-  if (static_cast<int64_t>(space.values.size()) < n_entries) space.values.resize(n_entries);
-  uint32_t n = 0;
-  for (int64_t e = 0; e < n_entries; ++e) {
-    space.values[n] = {rank_key(static_cast<double>(value[e]), 1.0), static_cast<int32_t>(column[e]),
-                       static_cast<int32_t>(e)};
-    n += value[e] != 0;
-    bins[e] = 0;
-  }
+  if (static_cast<int64_t>(space.keys.size()) < n_entries) space.keys.resize(n_entries);
+  for (int64_t e = 0; e < n_entries; ++e) space.keys[e] = rank_key(static_cast<double>(value[e]), 1.0);
+  const uint32_t n = space.sorter.sort(space.keys.data(), column, n_entries);
+  std::fill_n(bins, n_entries, 0);
   if (n == 0) return;
-  space.sorter.sort(space.values.data(), n);
-  const auto ascending = [&](int64_t i) -> const RankedGene& { return space.values[space.sorter.order(n - 1 - i)]; };
-  const auto value_at = [&](int64_t i) { return static_cast<double>(value[ascending(i).payload]); };
+  const auto ascending = [&](int64_t i) { return space.sorter.order(n - 1 - i); };
+  const auto value_at = [&](int64_t i) { return static_cast<double>(value[ascending(i)]); };
   const int64_t n_edges = n_bins - 1;
   space.edges.resize(n_edges);
   for (int64_t k = 0; k < n_edges; ++k) space.edges[k] = quantile_edge(k, n_edges, n, value_at);
@@ -82,17 +77,17 @@ void bin_cell(const Index* column, const Value* value, int64_t n_entries, int64_
   int64_t below = 0, up_to = 0;
   double last = -1;
   for (int64_t i = 0; i < n; ++i) {
-    const RankedGene& one = ascending(i);
-    const double x = static_cast<double>(value[one.payload]);
+    const uint32_t entry = ascending(i);
+    const double x = static_cast<double>(value[entry]);
     if (x != last) {
       while (below < n_edges && space.edges[below] < x) ++below;
       while (up_to < n_edges && space.edges[up_to] <= x) ++up_to;
       last = x;
     }
     if (up_to - below > 1) {
-      ties.add(one.payload, one.column, below, up_to);
+      ties.add(entry, static_cast<int32_t>(column[entry]), below, up_to);
     } else {
-      bins[one.payload] = bin_of(below, up_to, 0);
+      bins[entry] = bin_of(below, up_to, 0);
     }
   }
   ties.flush();

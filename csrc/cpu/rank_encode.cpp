@@ -2,13 +2,60 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
+#include "avx2_machine.h"
 #include "csr_rows.h"
 #include "rank_sort.h"
 
 namespace corrmask {
+
+namespace {
+
+// keys[e] = rank key of entry e; a loop that the compiler makes vectors of.
+template <class Index, class Count>
+CORRMASK_HOST_DEVICE void fill_keys(const Index* column, const Count* count, int64_t n_entries,
+                                    const double* __restrict medians, uint64_t* __restrict keys) {
+  for (int64_t e = 0; e < n_entries; ++e) keys[e] = rank_key(static_cast<double>(count[e]), medians[column[e]]);
+}
+
+template <class Index, class Count>
+void fill_keys_plain(const Index* column, const Count* count, int64_t n_entries, const double* medians,
+                     uint64_t* keys) {
+  fill_keys(column, count, n_entries, medians, keys);
+}
+
+#ifdef CORRMASK_HAS_AVX2_BUILD
+template <class Index, class Count>
+CORRMASK_AVX2 void fill_keys_avx2(const Index* column, const Count* count, int64_t n_entries, const double* medians,
+                                  uint64_t* keys) {
+  fill_keys(column, count, n_entries, medians, keys);
+}
+#endif
+
+template <class Index, class Count>
+auto fill_keys_for_this_machine() {
+#ifdef CORRMASK_HAS_AVX2_BUILD
+  if (__builtin_cpu_supports("avx2")) return &fill_keys_avx2<Index, Count>;
+#endif
+  return &fill_keys_plain<Index, Count>;
+}
+
+// Whether a column is not in 0 .. n_genes - 1, and which.
+template <class Index>
+bool column_outside(const Index* column, int64_t n_entries, int64_t n_genes, std::atomic<int64_t>* which) {
+  using Unsigned = std::make_unsigned_t<Index>;
+  Unsigned largest = 0;
+  for (int64_t e = 0; e < n_entries; ++e) largest = std::max(largest, static_cast<Unsigned>(column[e]));
+  if (n_entries == 0 || largest < static_cast<uint64_t>(n_genes)) return false;
+  *which = static_cast<Index>(largest);
+  return true;
+}
+
+}  // namespace
 
 std::tuple<Tensor, Tensor> rank_encode_cpu(const Tensor& indptr, const Tensor& indices, const Tensor& counts,
                                            const Tensor& medians, const Tensor& gene_tokens, int64_t max_len,
@@ -27,6 +74,10 @@ std::tuple<Tensor, Tensor> rank_encode_cpu(const Tensor& indptr, const Tensor& i
     check(gene_token[g] < 0 || median[g] > 0, kOp, "'medians' must be positive for every gene with a token, got ",
           median[g], " for gene ", g);
   }
+  std::vector<double> divisor(median, median + n_genes);  // NaN for a gene without a token: it is not ranked
+  for (int64_t g = 0; g < n_genes; ++g) {
+    if (gene_token[g] < 0) divisor[g] = std::numeric_limits<double>::quiet_NaN();
+  }
   Tensor input_ids = torch::stable::empty({n_cells, max_len}, ScalarType::Int);
   Tensor lengths = torch::stable::empty({n_cells}, ScalarType::Long);
   int32_t* ids = mutable_data<int32_t>(input_ids);
@@ -35,31 +86,26 @@ std::tuple<Tensor, Tensor> rank_encode_cpu(const Tensor& indptr, const Tensor& i
 
   with_index_type(indices, kOp, "indices", [&](auto index_zero) {
     with_value_type(counts, kOp, "counts", [&](auto count_zero) {
-      const auto* column = data<decltype(index_zero)>(indices);
-      const auto* count = data<decltype(count_zero)>(counts);
+      using Index = decltype(index_zero);
+      using Count = decltype(count_zero);
+      const Index* column = data<Index>(indices);
+      const Count* count = data<Count>(counts);
+      const auto fill = fill_keys_for_this_machine<Index, Count>();
       std::atomic<bool> outside{false};
       torch::stable::parallel_for(0, n_cells, 16, [&](int64_t begin, int64_t end) {
-        std::vector<RankedGene> genes;
+        std::vector<uint64_t> keys;
         RankSorter sorter;
         for (int64_t i = begin; i < end; ++i) {
-          const int64_t n_entries = row_start[i + 1] - row_start[i];
-          if (static_cast<int64_t>(genes.size()) < n_entries) genes.resize(n_entries);
-          uint32_t n = 0;
-          for (int64_t e = row_start[i]; e < row_start[i + 1]; ++e) {
-            const int64_t g = column[e];
-            if (g < 0 || g >= n_genes) {
-              outside = true;
-              faulty_column = g;
-              continue;
-            }
-            if (count[e] > 0 && gene_token[g] >= 0) {
-              genes[n++] = {rank_key(static_cast<double>(count[e]), median[g]), static_cast<int32_t>(g), gene_token[g]};
-            }
+          const int64_t first = row_start[i], n_entries = row_start[i + 1] - first;
+          if (column_outside(column + first, n_entries, n_genes, &faulty_column)) {
+            outside = true;
+            continue;
           }
-          sorter.sort(genes.data(), n);
-          const int64_t kept = std::min<int64_t>(n, max_len);
+          if (static_cast<int64_t>(keys.size()) < n_entries) keys.resize(n_entries);
+          fill(column + first, count + first, n_entries, divisor.data(), keys.data());
+          const int64_t kept = std::min<int64_t>(sorter.sort(keys.data(), column + first, n_entries), max_len);
           int32_t* row = ids + i * max_len;
-          for (int64_t r = 0; r < kept; ++r) row[r] = genes[sorter.order(r)].payload;
+          for (int64_t r = 0; r < kept; ++r) row[r] = gene_token[column[first + sorter.order(r)]];
           std::fill(row + kept, row + max_len, static_cast<int32_t>(pad_id));
           length[i] = kept;
         }

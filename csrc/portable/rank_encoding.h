@@ -9,22 +9,24 @@
 
 namespace corrmask {
 
-struct RankedGene {
-  uint64_t key;     // the bits of count / median: for positive doubles they order as the numbers do
-  int32_t column;   // gene column
-  int32_t payload;  // what stands for the gene in the end
-};
+constexpr uint64_t kLargestRankKey = 0x7ff0000000000000;  // infinity; what is above is not ranked
 
-// One IEEE division; count > 0 and median > 0.
-CORRMASK_HOST_DEVICE uint64_t rank_key(double count, double median) {
-  const double key = count / median;
+// The bits of a positive double: as unsigned integers they order as the numbers do.
+CORRMASK_HOST_DEVICE uint64_t ordered_bits(double positive) {
   uint64_t bits;
-  memcpy(&bits, &key, sizeof bits);
+  memcpy(&bits, &positive, sizeof bits);
   return bits;
 }
 
-CORRMASK_HOST_DEVICE bool ranks_before(const RankedGene& a, const RankedGene& b) {
-  return a.key != b.key ? a.key > b.key : a.column < b.column;
+// One IEEE division. Above kLargestRankKey where the count is not positive or the median NaN, as it is for a gene
+// without a token.
+CORRMASK_HOST_DEVICE uint64_t rank_key(double count, double median) {
+  const uint64_t bits = ordered_bits(count / median);
+  return count > 0 ? bits : ~uint64_t{0};
+}
+
+CORRMASK_HOST_DEVICE bool ranks_before(uint64_t key_a, int64_t column_a, uint64_t key_b, int64_t column_b) {
+  return (key_a > key_b) | ((key_a == key_b) & (column_a < column_b));
 }
 
 }  // namespace corrmask
