@@ -32,6 +32,21 @@ inline void check_tensor(const Tensor& tensor, const char* op, const char* name,
   check(tensor.is_contiguous(), op, "'", name, "' must be contiguous");
 }
 
+inline void check_scalar(const Tensor& tensor, const char* op, const char* name) {
+  check(tensor.numel() == 1 && tensor.scalar_type() == ScalarType::Long, op, "'", name, "' must hold one int64 value");
+}
+
+// What can be seen of cells x genes in compressed rows without reading them.
+inline void check_csr_shapes(const char* op, const Tensor& indptr, const Tensor& indices, const Tensor& values,
+                             const char* values_name) {
+  check_tensor(indptr, op, "indptr", ScalarType::Long, 1);
+  check(indptr.size(0) >= 1, op, "'indptr' must have n_cells + 1 entries, got none");
+  check(indices.dim() == 1 && indices.is_contiguous(), op, "'indices' must be contiguous of one dimension");
+  check(values.dim() == 1 && values.is_contiguous(), op, "'", values_name, "' must be contiguous of one dimension");
+  check(values.size(0) == indices.size(0), op, "'", values_name, "' and 'indices' must have as many entries, got ",
+        values.size(0), " and ", indices.size(0));
+}
+
 // Calls body(zero of the C++ type of a tensor), for the integer types that token ids come in.
 template <class Body>
 void with_token_type(const Tensor& tokens, const char* op, const char* name, const Body& body) {

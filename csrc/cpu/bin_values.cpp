@@ -102,7 +102,8 @@ Tensor bin_values_cpu(const Tensor& indptr, const Tensor& indices, const Tensor&
   check_tensor(cell_ids, kOp, "cell_ids", ScalarType::Long, 1);
   const int64_t n_cells = indptr.size(0) - 1;
   check(cell_ids.size(0) == n_cells, kOp, "'cell_ids' must be [", n_cells, "], got [", cell_ids.size(0), "]");
-  check(seed.numel() == 1 && epoch.numel() == 1, kOp, "'seed' and 'epoch' must hold one value");
+  check_scalar(seed, kOp, "seed");
+  check_scalar(epoch, kOp, "epoch");
   const int64_t* row_start = data<int64_t>(indptr);
   const int64_t* cell = data<int64_t>(cell_ids);
   for (int64_t i = 0; i < n_cells; ++i) {

@@ -4,23 +4,12 @@
 #include <atomic>
 #include <vector>
 
+#include "../portable/token_rows.h"
 #include "avx2_machine.h"
 
 namespace corrmask {
 
 namespace {
-
-// Where a batch is read and written.
-template <class Token>
-struct CellRows {
-  const Token* tokens;      // [n_cells, width]
-  const int64_t* lengths;   // [n_cells]
-  const int64_t* cell_ids;  // [n_cells]
-  int64_t width;
-  int32_t* owners;   // [n_cells, width] or null
-  Token* corrupted;  // [n_cells, width] or null
-  int64_t* labels;   // [n_cells, width] or null
-};
 
 struct Faults {
   int kinds;
@@ -65,7 +54,7 @@ int32_t* owner_row(int64_t width) {
 }
 
 template <class Machine, class Token, class Entry>
-CORRMASK_HOST_DEVICE Faults sample_rows(const CellRows<Token>& rows, int64_t begin, int64_t end,
+CORRMASK_HOST_DEVICE Faults sample_rows(const TokenRows<Token>& rows, int64_t begin, int64_t end,
                                         const GroupTable& table, const SamplingParameters& parameters,
                                         const CorruptionParameters& corruption) {
   ThreadScratch<Entry>& own_scratch = ThreadScratch<Entry>::of_this_thread();
@@ -92,7 +81,7 @@ CORRMASK_HOST_DEVICE Faults sample_rows(const CellRows<Token>& rows, int64_t beg
 }
 
 template <class Machine, class Token>
-CORRMASK_HOST_DEVICE Faults sample_rows(const CellRows<Token>& rows, int64_t begin, int64_t end,
+CORRMASK_HOST_DEVICE Faults sample_rows(const TokenRows<Token>& rows, int64_t begin, int64_t end,
                                         const GroupTable& table, const SamplingParameters& parameters,
                                         const CorruptionParameters& corruption) {
   if (rows.width <= UINT16_MAX) {
@@ -102,14 +91,14 @@ CORRMASK_HOST_DEVICE Faults sample_rows(const CellRows<Token>& rows, int64_t beg
 }
 
 template <class Token>
-Faults sample_rows_plain(const CellRows<Token>& rows, int64_t begin, int64_t end, const GroupTable& table,
+Faults sample_rows_plain(const TokenRows<Token>& rows, int64_t begin, int64_t end, const GroupTable& table,
                          const SamplingParameters& parameters, const CorruptionParameters& corruption) {
   return sample_rows<PlainMachine>(rows, begin, end, table, parameters, corruption);
 }
 
 #ifdef CORRMASK_HAS_AVX2_BUILD
 template <class Token>
-CORRMASK_AVX2 Faults sample_rows_avx2(const CellRows<Token>& rows, int64_t begin, int64_t end, const GroupTable& table,
+CORRMASK_AVX2 Faults sample_rows_avx2(const TokenRows<Token>& rows, int64_t begin, int64_t end, const GroupTable& table,
                                       const SamplingParameters& parameters, const CorruptionParameters& corruption) {
   return sample_rows<Avx2Machine>(rows, begin, end, table, parameters, corruption);
 }
@@ -131,9 +120,10 @@ void CellBatch::run(const char* op, int32_t* owners, const CorruptionParameters&
   std::atomic<int> kinds{kSound};
   with_token_type(input_ids, op, "input_ids", [&](auto zero) {
     using Token = decltype(zero);
-    const CellRows<Token> rows{data<Token>(input_ids),
+    const TokenRows<Token> rows{data<Token>(input_ids),
                                data<int64_t>(lengths),
                                data<int64_t>(cell_ids),
+                               n_cells,
                                width,
                                owners,
                                static_cast<Token*>(corrupted),

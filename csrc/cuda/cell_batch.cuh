@@ -10,9 +10,9 @@
 // memory.
 #pragma once
 
-#include "../portable/cell_rows.h"
 #include "../portable/corruption.h"
 #include "../portable/group_sampling.h"
+#include "../portable/token_rows.h"
 #include "warp.cuh"
 
 namespace corrmask {
@@ -148,7 +148,7 @@ __device__ void mask_position(WarpScratch<Entry>& scratch, int32_t position, int
 // Reads the row once: copies it out, finds what is eligible, and enters it in the table where groups will be looked
 // for. Returns the number of eligible positions.
 template <class Token, class Entry>
-__device__ int64_t read_row(const CellRows<Token>& rows, int64_t row, int64_t length, const GroupTable& table,
+__device__ int64_t read_row(const TokenRows<Token>& rows, int64_t row, int64_t length, const GroupTable& table,
                             bool expands, WarpScratch<Entry>& scratch) {
   const int lane = lane_id();
   const int64_t offset = row * rows.width;
@@ -305,7 +305,7 @@ __device__ int64_t sample_row(const Token* tokens, int64_t length, int64_t n_eli
 // for each block.
 template <class Token, class Entry>
 __global__ void __launch_bounds__(kWarp)
-    cell_batch_kernel(CellRows<Token> rows, GroupTable table, SamplingParameters parameters, ScalarArgument seed,
+    cell_batch_kernel(TokenRows<Token> rows, GroupTable table, SamplingParameters parameters, ScalarArgument seed,
                       ScalarArgument epoch, CorruptionParameters corruption, WarpLayout layout,
                       unsigned char* global_scratch) {
   CORRMASK_DYNAMIC_SHARED(shared);

@@ -7,10 +7,17 @@
 #include <torch/csrc/stable/accelerator.h>
 
 #include <algorithm>
+#include <initializer_list>
+#include <vector>
 
 #include "../checks.h"
+#include "warp.cuh"
 
 namespace corrmask {
+
+inline void check_cuda(cudaError_t error) {
+  check(error == cudaSuccess, "cuda", cudaGetErrorString(error));
+}
 
 constexpr int64_t kLargestGrid = 1 << 20;  // kernels walk on in strides of the grid
 
@@ -28,6 +35,32 @@ struct LaunchContext {
 
 inline unsigned blocks_for(int64_t work, int64_t block) {
   return static_cast<unsigned>(std::min<int64_t>(std::max<int64_t>((work + block - 1) / block, 1), kLargestGrid));
+}
+
+// A seed or an epoch: a value where its tensor is on the CPU, else where to read it as the kernel runs.
+inline ScalarArgument scalar_argument(const Tensor& scalar) {
+  if (scalar.is_cuda()) return {data<int64_t>(scalar), 0};
+  return {nullptr, *data<int64_t>(scalar)};
+}
+
+// Memory on the device of `like`, for as long as the tensor lives on the stream.
+inline Tensor empty_on(const Tensor& like, std::initializer_list<int64_t> shape, ScalarType dtype) {
+  return torch::stable::new_empty(like, std::vector<int64_t>(shape), dtype);
+}
+
+// The most shared memory that a block may ask for on the current device.
+inline int64_t most_shared_bytes() {
+  int device = 0, bytes = 0;
+  check_cuda(cudaGetDevice(&device));
+  check_cuda(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return bytes;
+}
+
+// Lets a kernel ask for more shared memory than the 48 KB that all devices give.
+template <class Kernel>
+void allow_shared_bytes(Kernel* kernel, int64_t bytes) {
+  if (bytes <= 48 * 1024) return;
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
 }
 
 inline void check_launch(const char* op) {

@@ -8,7 +8,7 @@ using namespace corrmask;
 namespace {
 
 template <class Token, class Entry>
-void run(CellRows<Token> rows, const GroupTable& table, const SamplingParameters& parameters, const int64_t* seed,
+void run(TokenRows<Token> rows, const GroupTable& table, const SamplingParameters& parameters, const int64_t* seed,
          int64_t epoch, const CorruptionParameters& corruption, bool in_global_memory, unsigned n_blocks) {
   const WarpLayout layout(rows.width, parameters.rate_ppm);
   const int64_t bytes = layout.bytes<Entry>();

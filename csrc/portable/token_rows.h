@@ -6,7 +6,7 @@
 namespace corrmask {
 
 template <class Token>
-struct CellRows {
+struct TokenRows {
   const Token* tokens;      // [n_cells, width]
   const int64_t* lengths;   // [n_cells]
   const int64_t* cell_ids;  // [n_cells]
