@@ -15,17 +15,9 @@ import pytest
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = [
-    "-std=c++20",
-    "-O1",
-    "-Wall",
-    "-Wextra",
-    "-Wno-unused-parameter",
-    "-Wno-unknown-pragmas",
-    "-Werror",
-    "-ffp-contract=off",
-]
-FLAGS += ["-fsanitize=undefined", "-fno-sanitize-recover=undefined", "-fvisibility=hidden", "-fPIC", "-shared"]
+FLAGS = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unknown-pragmas", "-Werror"]
+FLAGS += ["-ffp-contract=off", "-fsanitize=undefined", "-fno-sanitize-recover=undefined", "-fvisibility=hidden"]
+FLAGS += ["-fPIC", "-shared"]
 
 
 @cache
