@@ -23,7 +23,7 @@ LAYERS = [
     ["rewiring", "modules", "groups"],
     ["masking"],
     ["arms", "hf"],
-    ["model", "training", "embedding"],
+    ["model", "packing", "training", "embedding"],
     ["evaluation", "audit", "simulation"],
     ["plots"],
     ["report"],

@@ -41,7 +41,10 @@ def pretrain(
     heads: Annotated[int, typer.Option(help="Attention heads.")] = 4,
     intermediate: Annotated[int, typer.Option(help="Dimensions of the feed-forward layer.")] = 512,
     max_len: Annotated[int, typer.Option(help="Most tokens of a cell.")] = 2048,
-    dropout: Annotated[float, typer.Option(help="Of hidden states and attention.")] = 0.02,
+    dropout: Annotated[float, typer.Option(help="Of hidden states.")] = 0.02,
+    attention_dropout: Annotated[
+        float, typer.Option(help="Of attention; above 0 training is several times as slow.")
+    ] = 0.0,
     rate: Annotated[float, typer.Option(help="Share of a cell's genes that is masked.")] = 0.15,
     expand: Annotated[float, typer.Option(help="Share of seed genes that bring their group.")] = 1.0,
     expand_from: Annotated[
@@ -101,6 +104,7 @@ def pretrain(
         intermediate=intermediate,
         max_len=max_len,
         dropout=dropout,
+        attention_dropout=attention_dropout,
         rate=rate,
         expand=expand,
         expand_from=expand_from,

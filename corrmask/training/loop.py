@@ -187,6 +187,7 @@ class _Run:
             intermediate=settings.intermediate,
             max_len=settings.max_len,
             dropout=settings.dropout,
+            attention_dropout=settings.attention_dropout,
             seed=settings.seed,
         ).to(self.device)
         optimizer = build_optimizer(model, settings)

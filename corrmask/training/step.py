@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from corrmask.errors import InputError
-from corrmask.model import attention_mask
+from corrmask.packing import loss_sum, pack
 from corrmask.training.schedule import dropout_seed, learning_rate
 from corrmask.training.settings import Settings
 
@@ -32,16 +32,6 @@ def autocast(settings: Settings, device: torch.device) -> AbstractContextManager
     return nullcontext()
 
 
-def masked_logits(model: Any, input_ids: Tensor, labels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [n_masked, V] and labels [n_masked] at masked positions alone.
-
-    The head is by far the widest layer, and what it gives at visible positions enters no loss.
-    """
-    hidden = model.bert(input_ids=input_ids, attention_mask=attention_mask(lengths, input_ids.shape[1]))[0]
-    masked = labels != -100
-    return model.cls(hidden[masked]), labels[masked]
-
-
 def update(
     model: Any,
     optimizer: torch.optim.Optimizer,
@@ -60,9 +50,9 @@ def update(
     step
         0 .. steps - 1.
     input_ids, labels
-        int64 [B, L], masked.
+        int64 [B, L], masked, on the CPU.
     lengths
-        int64 [B].
+        int64 [B], on the CPU.
     settings
         Resolved.
 
@@ -83,14 +73,14 @@ def update(
     for group in optimizer.param_groups:
         group["lr"] = rate
     torch.manual_seed(dropout_seed(step, seed=settings.seed))
+    batch = pack(input_ids, labels, lengths, device)
+    n_masked = len(batch.targets)
     with autocast(settings, device):
-        logits, targets = masked_logits(model, input_ids.to(device), labels.to(device), lengths.to(device))
-    # Over max(1, n): a batch may hold nothing but special tokens.
-    loss = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum") / max(1, len(targets))
+        loss = loss_sum(model, batch) / max(1, n_masked)  # a batch may hold nothing but special tokens
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip if settings.clip > 0 else math.inf)
-    values = {"loss": loss.item(), "lr": rate, "grad_norm": norm.item(), "masked": len(targets)}
+    values = {"loss": loss.item(), "lr": rate, "grad_norm": norm.item(), "masked": n_masked}
     check_finite(f"step {step + 1}", loss=values["loss"], grad_norm=values["grad_norm"])
     optimizer.step()
     return values

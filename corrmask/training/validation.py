@@ -10,9 +10,10 @@ import torch
 from corrmask.arms import make_masker
 from corrmask.corpus import Corpus
 from corrmask.masking import CorrMasker
+from corrmask.packing import masked_logits, pack
 from corrmask.progress import Progress
 from corrmask.training.settings import Settings
-from corrmask.training.step import autocast, check_finite, masked_logits
+from corrmask.training.step import autocast, check_finite
 
 _SEED = 0  # fixed: the same masks for every arm, every run and every step
 
@@ -54,10 +55,10 @@ class Validation:
             for start in range(0, len(self._rows), size):
                 batch = self._corpus.batch(self._rows[start : start + size], self._settings.max_len)
                 input_ids, labels = self._masker(*batch, epoch=0)
+                packed = pack(input_ids, labels, batch.lengths, device)
+                targets = packed.targets
                 with autocast(self._settings, device):
-                    logits, targets = masked_logits(
-                        model, input_ids.to(device), labels.to(device), batch.lengths.to(device)
-                    )
+                    logits = masked_logits(model, packed)
                 losses = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
                 total += losses.double().sum().cpu()
                 right += int((logits.argmax(-1) == targets).sum())
