@@ -2,8 +2,9 @@
 
 The peer is what Geneformer trains with: `Trainer`, `BertForMaskedLM`, `DataCollatorForLanguageModeling`, cells grouped
 by length. Both start from the same weights and take the same cells in the same order, masked at random; after each
-update of the Trainer comes one of ours, so that a change of the machine's pace meets both. At the end both are validated
-on the same masked cells. The Trainer's clock stands still while ours runs; both times hold data, masks and the update.
+update of the Trainer comes one of ours, so that a change of the machine's pace meets both. At the end both are
+validated on the same masked cells. The Trainer's clock stands still while ours runs; both times hold data, masks and
+the update.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from corrmask.bench.machine import cpu_model, sgemm_flops
 from corrmask.corpus import Corpus, split_cells
 from corrmask.model import build_model
 from corrmask.training import Settings
-from corrmask.training.step import build_optimizer, update
+from corrmask.training.step import Objective, build_optimizer, update
 from corrmask.training.validation import Validation
 
 
@@ -76,7 +77,7 @@ class Race(transformers.TrainerCallback):
 
     def __init__(self, corpus: Corpus, settings: Settings, ours: Any, rows: np.ndarray) -> None:
         self.corpus, self.settings, self.ours, self.rows = corpus, settings, ours, rows
-        self.optimizer = build_optimizer(ours, settings)
+        self.optimizer, self.objective = build_optimizer(ours, settings), Objective(ours)
         self.masker = make_masker("random", graph=None, corpus=corpus, rows=rows, max_len=settings.max_len)
         self.batches: list[np.ndarray] = []  # rows, as the Trainer asked for them
         self.seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
@@ -137,7 +138,7 @@ class Race(transformers.TrainerCallback):
         batch = self.corpus.batch(self.batches[step], self.settings.max_len)
         input_ids, labels = self.masker(*batch)
         self.waiting += time.perf_counter() - before
-        values = update(self.ours, self.optimizer, step, input_ids, labels, batch.lengths, self.settings)
+        values = update(self.objective, self.optimizer, step, input_ids, labels, batch.lengths, self.settings)
         self.seconds["ours"].append(time.perf_counter() - before)
         self.tokens.append(int(batch.lengths.sum()))
         self.work.append(operations(self.ours.config, batch.lengths, values["masked"]))
@@ -166,7 +167,8 @@ def lines(options: argparse.Namespace, corpus: Corpus, race: Race, start: float,
     ratios = [theirs / ours for theirs, ours in zip(race.seconds["theirs"][1:], race.seconds["ours"][1:])]
     yield (
         f"{cpu_model()}, {options.threads} threads, torch {torch.__version__}, transformers "
-        f"{transformers.__version__}; float32 product at {sgemm / 1e9:.0f} GFLOP/s meanwhile (best {max(race.sgemm) / 1e9:.0f})"
+        f"{transformers.__version__}; float32 product at {sgemm / 1e9:.0f} GFLOP/s meanwhile "
+        f"(best {max(race.sgemm) / 1e9:.0f})"
     )
     mean_length = tokens / options.batch_size / len(ratios)
     yield (

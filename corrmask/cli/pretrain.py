@@ -84,6 +84,9 @@ def pretrain(
 
     From random to correlated masks: [bold]corrmask pretrain --corpus corpus --graph graph.h5ad --mask corr
     --expand-from 0 -o model[/bold]
+
+    On several GPUs: [bold]torchrun --nproc-per-node 8 --max-restarts 3 --no-python corrmask pretrain --corpus corpus
+    --graph graph.h5ad --mask corr -o model --batch-size 256 --resume[/bold]
     """
     from corrmask.geneformer import read_vocabulary
     from corrmask.training import Settings
@@ -154,6 +157,9 @@ def _print(output: Path, record: dict[str, Any]) -> None:
         lines.append(
             f"held-out cells, masked at random: loss {validation['loss']:.4f}, accuracy {validation['accuracy']:.2%}"
         )
+    if "waiting" in record:
+        waiting = record["waiting"]
+        lines.append(f"waited for cells {waiting['data']:.2%} of the training time, for masks {waiting['masks']:.2%}")
     console.out.print("\n".join(lines), markup=False)
     if cells["without_tokens"]:
         console.note(f"left out: {cells['without_tokens']:,} cells without tokens")
