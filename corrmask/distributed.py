@@ -90,9 +90,24 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     created = not dist.is_initialized()
     if created:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        _start("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), device)
     finally:
         if created:
             dist.destroy_process_group()
+
+
+def _start(backend: str) -> None:
+    """Set up the group of all processes.
+
+    torchrun keeps its store when it starts processes again (seen in torch 2.13), and one that died may be looked for at
+    the address that stands there: so on one machine each life has a part of the store to itself. On several, machines
+    count their restarts apart, and the store is taken as it is.
+    """
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, world = next(rendezvous("env://"))
+    if os.environ.get("LOCAL_WORLD_SIZE") == str(world):
+        store = dist.PrefixStore(f"life {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world)

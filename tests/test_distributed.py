@@ -19,8 +19,8 @@ def refuse():
 
 def one_of_two(rank, folder):
     """What a process sees, written down for the test to look at."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": (folder / "port").read_text()}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "MASTER_ADDR": "localhost", "MASTER_PORT": (folder / "port").read_text()}
     with joined(torch.device("cpu")) as ranks:
         seen = {"rank": ranks.rank, "world": ranks.world, "is_first": is_first()}
         seen["sum"] = ranks.sum([1 + rank, 2**53 - 1 - rank * 2**53, 0.1])

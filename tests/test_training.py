@@ -143,6 +143,10 @@ def test_what_a_run_leaves(inputs, tmp_path):
     per_epoch = record["steps_per_epoch"]
     assert [line["epoch"] for line in train] == [step // per_epoch for step in range(12)]
     assert all(line["cells"] == 16 and 0 <= line["data_share"] + line["mask_share"] <= 1 for line in train)
+    seconds = sum(line["seconds"] for line in train)
+    for name, share in (("data", "data_share"), ("masks", "mask_share")):
+        waited = sum(line[share] * line["seconds"] for line in train)
+        assert record["waiting"][name] == pytest.approx(waited / seconds)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
@@ -268,6 +272,7 @@ def test_the_command(inputs, tmp_path, capsys):
     assert caught.value.code == 0
     printed = capsys.readouterr()
     assert "loss" in printed.out
+    assert "waited for cells" in printed.out
     assert "2 cells without tokens" in printed.err
     assert (tmp_path / "m" / "model.safetensors").read_bytes() != before
 

@@ -50,7 +50,7 @@ def shared(model: Any, ranks: Ranks) -> torch.nn.Module:
     objective = Objective(model)
     if ranks.world == 1:
         return objective
-    return torch.nn.parallel.DistributedDataParallel(objective, broadcast_buffers=False)
+    return torch.nn.parallel.DistributedDataParallel(objective)
 
 
 def update(
