@@ -28,6 +28,7 @@ def build_model(
     intermediate: int,
     max_len: int,
     dropout: float,
+    attention_dropout: float = 0.0,
     seed: int,
 ) -> Any:
     """A new `transformers.BertForMaskedLM`, its weights a pure function of the arguments.
@@ -40,8 +41,8 @@ def build_model(
         Shape of the encoder; `heads` divides `hidden`.
     max_len
         Most tokens of a cell: the number of positions.
-    dropout
-        Of hidden states and of attention.
+    dropout, attention_dropout
+        Of hidden states, and of attention.
     seed
         Of the initial weights; the global generator is left as it was.
 
@@ -60,7 +61,7 @@ def build_model(
         intermediate_size=intermediate,
         max_position_embeddings=max_len,
         hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
+        attention_probs_dropout_prob=attention_dropout,
         type_vocab_size=1,
         pad_token_id=vocabulary.pad_token_id,
     )

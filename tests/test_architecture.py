@@ -13,7 +13,7 @@ PACKAGE = ROOT / "corrmask"
 
 # From the bottom up: a module may import its own layer and those above it in this list.
 LAYERS = [
-    ["errors", "progress", "files", "memory"],
+    ["errors", "progress", "files", "memory", "distributed"],
     ["_library", "_build_info", "config"],
     ["ops"],
     ["sources"],
@@ -23,7 +23,7 @@ LAYERS = [
     ["rewiring", "modules", "groups"],
     ["masking"],
     ["arms", "hf"],
-    ["model", "training", "embedding"],
+    ["model", "packing", "training", "embedding"],
     ["evaluation", "audit", "simulation"],
     ["plots"],
     ["report"],
@@ -38,6 +38,7 @@ CORE = [
     "progress",
     "files",
     "memory",
+    "distributed",
     "_library",
     "config",
     "ops",

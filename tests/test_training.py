@@ -17,15 +17,15 @@ pytest.importorskip("tensorboard")
 import tiny_models as tiny
 from transformers import BertForMaskedLM
 
-from corrmask.arms import ARMS, make_masker
+from corrmask.arms import ARMS
 from corrmask.cli.app import main
 from corrmask.corpus import Corpus, split_cells
 from corrmask.errors import InputError
-from corrmask.model import attention_mask, build_model
+from corrmask.model import build_model
 from corrmask.training import Settings, pretrain
 from corrmask.training.log import read_metrics
 from corrmask.training.schedule import batches_per_epoch, dropout_seed, expand_share, learning_rate, shuffled
-from corrmask.training.step import build_optimizer, masked_logits
+from corrmask.training.step import build_optimizer
 
 
 @pytest.fixture(scope="module")
@@ -72,20 +72,6 @@ def test_dropout_seeds_differ_and_repeat():
 
 def test_batches_per_epoch():
     assert [batches_per_epoch(n, 16) for n in (1, 15, 16, 31, 32)] == [1, 1, 1, 1, 2]
-
-
-def test_loss_at_masked_positions_is_that_of_the_whole_model(inputs):
-    corpus = Corpus.open(inputs[0])
-    model = build_model(corpus.vocabulary, **{k: tiny.SHAPE[k] for k in ("layers", "hidden", "heads", "intermediate")},
-                        max_len=32, dropout=0.0, seed=0).eval()  # fmt: skip
-    batch = corpus.batch(np.arange(5), 32)
-    masker = make_masker("random", graph=None, corpus=corpus, rows=np.arange(5), max_len=32)
-    input_ids, labels = masker(*batch)
-    with torch.no_grad():
-        logits, targets = masked_logits(model, input_ids, labels, batch.lengths)
-        whole = model(input_ids, attention_mask=attention_mask(batch.lengths, input_ids.shape[1]), labels=labels)
-    # float32 sums of a few dozen terms of size 5, in another order
-    assert float(torch.nn.functional.cross_entropy(logits, targets)) == pytest.approx(float(whole.loss), rel=1e-5)
 
 
 def test_biases_and_layer_norm_do_not_decay(inputs):
@@ -157,6 +143,10 @@ def test_what_a_run_leaves(inputs, tmp_path):
     per_epoch = record["steps_per_epoch"]
     assert [line["epoch"] for line in train] == [step // per_epoch for step in range(12)]
     assert all(line["cells"] == 16 and 0 <= line["data_share"] + line["mask_share"] <= 1 for line in train)
+    seconds = sum(line["seconds"] for line in train)
+    for name, share in (("data", "data_share"), ("masks", "mask_share")):
+        waited = sum(line[share] * line["seconds"] for line in train)
+        assert record["waiting"][name] == pytest.approx(waited / seconds)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
@@ -282,6 +272,7 @@ def test_the_command(inputs, tmp_path, capsys):
     assert caught.value.code == 0
     printed = capsys.readouterr()
     assert "loss" in printed.out
+    assert "waited for cells" in printed.out
     assert "2 cells without tokens" in printed.err
     assert (tmp_path / "m" / "model.safetensors").read_bytes() != before
 

@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from corrmask.distributed import is_first
 from corrmask.progress import Progress
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# Of the processes that torchrun started, one prints.
+out = Console(highlight=False, soft_wrap=True, quiet=not is_first())
+err = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not is_first())
 
 
 @contextmanager
@@ -27,7 +29,7 @@ def progress() -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with RichProgress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+    with RichProgress(*columns, console=err, transient=True, disable=err.quiet or not err.is_terminal) as bars:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int | None) -> None:

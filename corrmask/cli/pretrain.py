@@ -41,7 +41,10 @@ def pretrain(
     heads: Annotated[int, typer.Option(help="Attention heads.")] = 4,
     intermediate: Annotated[int, typer.Option(help="Dimensions of the feed-forward layer.")] = 512,
     max_len: Annotated[int, typer.Option(help="Most tokens of a cell.")] = 2048,
-    dropout: Annotated[float, typer.Option(help="Of hidden states and attention.")] = 0.02,
+    dropout: Annotated[float, typer.Option(help="Of hidden states.")] = 0.02,
+    attention_dropout: Annotated[
+        float, typer.Option(help="Of attention; above 0 training is several times as slow.")
+    ] = 0.0,
     rate: Annotated[float, typer.Option(help="Share of a cell's genes that is masked.")] = 0.15,
     expand: Annotated[float, typer.Option(help="Share of seed genes that bring their group.")] = 1.0,
     expand_from: Annotated[
@@ -81,6 +84,9 @@ def pretrain(
 
     From random to correlated masks: [bold]corrmask pretrain --corpus corpus --graph graph.h5ad --mask corr
     --expand-from 0 -o model[/bold]
+
+    On several GPUs: [bold]torchrun --nproc-per-node 8 --max-restarts 3 --no-python corrmask pretrain --corpus corpus
+    --graph graph.h5ad --mask corr -o model --batch-size 256 --resume[/bold]
     """
     from corrmask.geneformer import read_vocabulary
     from corrmask.training import Settings
@@ -101,6 +107,7 @@ def pretrain(
         intermediate=intermediate,
         max_len=max_len,
         dropout=dropout,
+        attention_dropout=attention_dropout,
         rate=rate,
         expand=expand,
         expand_from=expand_from,
@@ -150,6 +157,9 @@ def _print(output: Path, record: dict[str, Any]) -> None:
         lines.append(
             f"held-out cells, masked at random: loss {validation['loss']:.4f}, accuracy {validation['accuracy']:.2%}"
         )
+    if "waiting" in record:
+        waiting = record["waiting"]
+        lines.append(f"waited for cells {waiting['data']:.2%} of the training time, for masks {waiting['masks']:.2%}")
     console.out.print("\n".join(lines), markup=False)
     if cells["without_tokens"]:
         console.note(f"left out: {cells['without_tokens']:,} cells without tokens")

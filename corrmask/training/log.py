@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -69,6 +70,14 @@ def truncate(path: Path, step: int) -> None:
                 break
             end += len(line)
         file.truncate(end)
+
+
+def waiting(lines: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """Shares of the time of all updates that were spent waiting: for cells ("data") and for their masks ("masks")."""
+    updates = [line for line in lines if line["kind"] == "train"]
+    total = sum(line["seconds"] for line in updates)
+    names = {"data": "data_share", "masks": "mask_share"}
+    return {name: sum(line[key] * line["seconds"] for line in updates) / total for name, key in names.items()}
 
 
 def read_metrics(output: str | Path) -> list[dict[str, Any]]:

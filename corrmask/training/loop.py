@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,17 @@ import torch
 
 from corrmask.arms import make_masker
 from corrmask.corpus import Corpus, split_cells
+from corrmask.distributed import Ranks, joined
 from corrmask.errors import InputError
 from corrmask.graph import GeneGraph
-from corrmask.model import build_model
+from corrmask.model import build_model, choose_device
 from corrmask.progress import Progress, silent
 from corrmask.training import output as run_folder
 from corrmask.training.checkpoint import newest_checkpoint, read_checkpoint, remove_leftovers, write_checkpoint
-from corrmask.training.log import Log, read_metrics
+from corrmask.training.log import Log, read_metrics, waiting
 from corrmask.training.schedule import batches_per_epoch, expand_share, shuffled
 from corrmask.training.settings import Settings, graph_hash, plain
-from corrmask.training.step import build_optimizer, update
+from corrmask.training.step import build_optimizer, shared, update
 from corrmask.training.validation import Validation
 from corrmask.vocabulary import Vocabulary
 
@@ -42,6 +45,10 @@ def pretrain(
     The weights are a pure function of settings, corpus and graph, on the CPU with the same number of threads (and the
     same versions): a run killed at any step and resumed ends with the same bytes as one never killed. Cells without
     tokens are left out.
+
+    Under `torchrun` each process takes its share of every batch, which holds the same cells with the same masks for any
+    number of processes; without dropout the weights are those of one process to rounding. Started with `resume`, a run
+    goes on from its newest checkpoint whenever `torchrun` starts its processes again, with as many as there are then.
 
     Parameters
     ----------
@@ -77,8 +84,11 @@ def pretrain(
     settings.check()
     if graph is None and settings.mask != "random":
         raise InputError(f"mask {settings.mask!r} needs a graph; write one with `corrmask graph` and give it (--graph)")
-    with run_folder.opened(output, resume=resume, overwrite=overwrite) as folder:
-        return _Run(corpus, folder, settings, graph, vocabulary, resume).train(progress)
+    with joined(choose_device(settings.device)) as ranks, ExitStack() as stack:
+        opened = run_folder.opened(output, resume=resume, overwrite=overwrite)
+        folder = ranks.first(lambda: stack.enter_context(opened))
+        run = _Run(corpus, folder, settings, graph, vocabulary, resume, ranks)
+        return run.train(progress if ranks.rank == 0 else silent)
 
 
 class _Run:
@@ -92,8 +102,10 @@ class _Run:
         graph: GeneGraph | str | Path | None,
         vocabulary: Vocabulary | None,
         resume: bool,
+        ranks: Ranks,
     ) -> None:
         self.folder = folder
+        self.ranks = ranks
         self.corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus, vocabulary)
         if settings.mask == "random":
             graph = None
@@ -105,6 +117,11 @@ class _Run:
         self.train_rows, self.held_out = (rows[self.corpus.lengths[rows] > 0] for rows in (train, held_out))
         if len(self.train_rows) == 0:
             raise InputError(f"corpus of {n_cells:,} cells: none of those to train on has a token; give another corpus")
+        if min(len(self.train_rows), settings.batch_size) < ranks.world:
+            raise InputError(
+                f"a batch of {min(len(self.train_rows), settings.batch_size)} cells cannot be shared by {ranks.world} "
+                "processes; give a larger --batch-size or fewer processes"
+            )
         self.per_epoch = batches_per_epoch(len(self.train_rows), settings.batch_size)
 
         earlier = run_folder.read_record(folder) if resume and run_folder.is_run(folder) else None
@@ -117,7 +134,7 @@ class _Run:
         self.settings = settings = settings.resolve(self.per_epoch)
         assert settings.steps is not None
         self.steps: int = settings.steps
-        self.device = torch.device(settings.device)
+        self.device = ranks.device
         inputs = {
             "corpus": self.corpus.hash,
             "vocabulary": self.corpus.vocabulary.hash,
@@ -159,7 +176,10 @@ class _Run:
                 "cut_to_max_len": int((self.corpus.lengths > settings.max_len).sum()),
             },
             "steps_per_epoch": self.per_epoch,
-            "sessions": [*sessions, {"from_step": self.start, "versions": run_folder.versions()}],
+            "sessions": [
+                *sessions,
+                {"from_step": self.start, "processes": ranks.world, "versions": run_folder.versions()},
+            ],
         }
         if self.finished and goes_on is not None:
             self.record = goes_on
@@ -178,7 +198,9 @@ class _Run:
             torch.set_num_threads(threads)
 
     def _train(self, progress: Progress) -> dict[str, Any]:
-        settings = self.settings
+        settings, ranks = self.settings, self.ranks
+        first = ranks.rank == 0
+        ranks.barrier()  # all have read what an earlier run left
         model = build_model(
             self.corpus.vocabulary,
             layers=settings.layers,
@@ -187,24 +209,30 @@ class _Run:
             intermediate=settings.intermediate,
             max_len=settings.max_len,
             dropout=settings.dropout,
+            attention_dropout=settings.attention_dropout,
             seed=settings.seed,
         ).to(self.device)
         optimizer = build_optimizer(model, settings)
-        if self.checkpoint is None:
-            run_folder.clear(self.folder)
-        else:
-            read_checkpoint(self.checkpoint, model, optimizer)
-            remove_leftovers(self.folder, self.start)
         self.record["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-        run_folder.write_record(self.folder, self.record)
+        if self.checkpoint is not None:
+            read_checkpoint(self.checkpoint, model, optimizer)
+        if first:
+            if self.checkpoint is None:
+                run_folder.clear(self.folder)
+            else:
+                remove_leftovers(self.folder, self.start)
+            run_folder.write_record(self.folder, self.record)
+        objective = shared(model, ranks)
         model.train()
         validate_every = settings.validate_every or self.steps
         checkpoint_every = settings.checkpoint_every or self.steps
         order, order_epoch = np.zeros(0, np.int64), -1
         checkpoint = self.checkpoint
-        with Log(self.folder, None if checkpoint is None else self.start) as log:
+        with Log(self.folder, None if checkpoint is None else self.start) if first else nullcontext() as log:
             if self.validation is not None and self.start == 0:
-                log.write("validation", 0, self.validation(model, self.device, progress))
+                values = self.validation(model, self.device, progress, ranks)
+                if log is not None:
+                    log.write("validation", 0, values)
             progress("pretrain", self.start, self.steps)
             for step in range(self.start, self.steps):
                 started = time.perf_counter()
@@ -212,7 +240,7 @@ class _Run:
                 if epoch != order_epoch:
                     order, order_epoch = shuffled(self.train_rows, seed=settings.seed, epoch=epoch), epoch
                 rows = order[place * settings.batch_size : (place + 1) * settings.batch_size]
-                batch = self.corpus.batch(rows, settings.max_len)
+                batch = self.corpus.batch(rows[ranks.rank :: ranks.world], settings.max_len)
                 have_cells = time.perf_counter()
                 if settings.expand_from is not None:
                     assert settings.expand_steps is not None
@@ -221,9 +249,9 @@ class _Run:
                     )
                 input_ids, labels = self.masker(*batch, epoch=epoch)
                 have_masks = time.perf_counter()
-                values = update(model, optimizer, step, input_ids, labels, batch.lengths, settings)
+                values = update(objective, optimizer, step, input_ids, labels, batch.lengths, settings, ranks)
                 seconds = time.perf_counter() - started
-                tokens = int(batch.lengths.sum())
+                tokens = int(np.minimum(self.corpus.lengths[rows], settings.max_len).sum())
                 values |= {
                     "epoch": epoch,
                     "expand": self.masker.expand,
@@ -236,17 +264,32 @@ class _Run:
                     "mask_share": (have_masks - have_cells) / seconds,
                 }
                 done = step + 1
-                log.write("train", done, values)
+                if log is not None:
+                    log.write("train", done, values)
                 progress("pretrain", done, self.steps)
                 if self.validation is not None and (done % validate_every == 0 or done == self.steps):
-                    log.write("validation", done, self.validation(model, self.device, progress))
+                    values = self.validation(model, self.device, progress, ranks)
+                    if log is not None:
+                        log.write("validation", done, values)
                 if done % checkpoint_every == 0 or done == self.steps:
-                    log.sync()
-                    checkpoint = write_checkpoint(
-                        self.folder, done, model, optimizer, self.corpus.vocabulary, keep=settings.keep
-                    )
+                    if log is not None:
+                        log.sync()
+                    checkpoint = ranks.first(partial(self._save, done, model, optimizer))
         assert checkpoint is not None
-        validations = [line for line in read_metrics(self.folder) if line["kind"] == "validation"]
-        self.record |= {"finished": True, "validation": validations[-1] if validations else None}
+        return ranks.first(partial(self._finish, checkpoint))
+
+    def _save(self, step: int, model: Any, optimizer: torch.optim.Optimizer) -> Path:
+        vocabulary, keep = self.corpus.vocabulary, self.settings.keep
+        return write_checkpoint(self.folder, step, model, optimizer, vocabulary, keep=keep)
+
+    def _finish(self, checkpoint: Path) -> dict[str, Any]:
+        """Put the model in its place, and say how the run went."""
+        lines = read_metrics(self.folder)
+        validations = [line for line in lines if line["kind"] == "validation"]
+        self.record |= {
+            "finished": True,
+            "validation": validations[-1] if validations else None,
+            "waiting": waiting(lines),
+        }
         run_folder.finish(self.folder, checkpoint, self.record)
         return self.record

@@ -53,9 +53,9 @@ def batches_per_epoch(n_cells: int, batch_size: int) -> int:
     return max(1, n_cells // batch_size)
 
 
-def dropout_seed(step: int, *, seed: int) -> int:
-    """Seed of torch's generator before update `step`: 0 .. 2**63 - 1."""
-    counter = torch.tensor([[step & 0xFFFFFFFF, step >> 32, 0, _DROPOUT_STREAM]])
+def dropout_seed(step: int, *, seed: int, rank: int = 0) -> int:
+    """Seed of torch's generator before update `step` on a rank: 0 .. 2**63 - 1."""
+    counter = torch.tensor([[step & 0xFFFFFFFF, step >> 32, rank, _DROPOUT_STREAM]])
     words = ops.philox4x32(_key(seed), counter)[0].tolist()
     return (words[0] << 31) | (words[1] >> 1)
 

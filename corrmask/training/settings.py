@@ -57,8 +57,10 @@ class Settings:
         Of AdamW (betas 0.9 and 0.999, eps 1e-8); biases and LayerNorm have none.
     clip
         Largest norm of the gradient; 0 does not clip.
-    layers, hidden, heads, intermediate, max_len, dropout
+    layers, hidden, heads, intermediate, max_len
         Shape of the model; `max_len` is the most tokens of a cell.
+    dropout, attention_dropout
+        Of hidden states, and of attention: the fast kernels have none of attention, so that above 0 it costs time.
     rate, expand, max_group
         Of `corrmask.CorrMasker`.
     expand_from, expand_steps
@@ -92,6 +94,7 @@ class Settings:
     intermediate: int = 512
     max_len: int = 2048
     dropout: float = 0.02
+    attention_dropout: float = 0.0
     rate: float = 0.15
     expand: float = 1.0
     expand_from: float | None = None
@@ -121,7 +124,7 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise InputError(f"{name!r} must be in {low} .. {high}, got {value}")
-        for name in ("dropout", "held_out"):
+        for name in ("dropout", "attention_dropout", "held_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name!r} must be at least 0 and below 1, got {getattr(self, name)}")
         if not 0 < self.lr < float("inf"):

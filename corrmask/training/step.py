@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from corrmask.distributed import ALONE, Ranks
 from corrmask.errors import InputError
-from corrmask.model import attention_mask
+from corrmask.packing import Packed, loss_sum, pack
 from corrmask.training.schedule import dropout_seed, learning_rate
 from corrmask.training.settings import Settings
 
@@ -32,39 +33,55 @@ def autocast(settings: Settings, device: torch.device) -> AbstractContextManager
     return nullcontext()
 
 
-def masked_logits(model: Any, input_ids: Tensor, labels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [n_masked, V] and labels [n_masked] at masked positions alone.
+class Objective(torch.nn.Module):
+    """The summed loss of a packed batch as a module, which is what DistributedDataParallel takes."""
 
-    The head is by far the widest layer, and what it gives at visible positions enters no loss.
-    """
-    hidden = model.bert(input_ids=input_ids, attention_mask=attention_mask(lengths, input_ids.shape[1]))[0]
-    masked = labels != -100
-    return model.cls(hidden[masked]), labels[masked]
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Packed) -> Tensor:
+        """Cross entropy (nats) at the masked genes, summed."""
+        return loss_sum(self.model, batch)
+
+
+def shared(model: Any, ranks: Ranks) -> torch.nn.Module:
+    """The objective, its gradients averaged over all ranks."""
+    objective = Objective(model)
+    if ranks.world == 1:
+        return objective
+    return torch.nn.parallel.DistributedDataParallel(objective)
 
 
 def update(
-    model: Any,
+    objective: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     step: int,
     input_ids: Tensor,
     labels: Tensor,
     lengths: Tensor,
     settings: Settings,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Update the weights once, as a pure function of them, the optimizer's state and the arguments.
 
+    Of several ranks each gives its cells of the batch, and the loss is the mean over the masked genes of all: the same
+    update as of one process, to rounding, where there is no dropout (whose draws differ from rank to rank).
+
     Parameters
     ----------
-    model, optimizer
-        Changed in place.
+    objective, optimizer
+        What `shared` gave; changed in place.
     step
         0 .. steps - 1.
     input_ids, labels
-        int64 [B, L], masked.
+        int64 [B, L], masked, on the CPU.
     lengths
-        int64 [B].
+        int64 [B], on the CPU.
     settings
         Resolved.
+    ranks
+        Who takes part.
 
     Returns
     -------
@@ -78,19 +95,21 @@ def update(
     """
     assert settings.steps is not None
     assert settings.warmup is not None
-    device = next(model.parameters()).device
+    device = next(objective.parameters()).device
     rate = learning_rate(step, peak=settings.lr, warmup=settings.warmup, steps=settings.steps)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    torch.manual_seed(dropout_seed(step, seed=settings.seed))
+    torch.manual_seed(dropout_seed(step, seed=settings.seed, rank=ranks.rank))
+    batch = pack(input_ids, labels, lengths, device)
+    n_masked = round(ranks.sum([len(batch.targets)])[0])
+    n = max(1, n_masked)  # a batch may hold nothing but special tokens
     with autocast(settings, device):
-        logits, targets = masked_logits(model, input_ids.to(device), labels.to(device), lengths.to(device))
-    # Over max(1, n): a batch may hold nothing but special tokens.
-    loss = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum") / max(1, len(targets))
+        total = objective(batch)
+    loss = total * (ranks.world / n)  # times world, for gradients are averaged over the ranks
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip if settings.clip > 0 else math.inf)
-    values = {"loss": loss.item(), "lr": rate, "grad_norm": norm.item(), "masked": len(targets)}
+    norm = torch.nn.utils.clip_grad_norm_(objective.parameters(), settings.clip if settings.clip > 0 else math.inf)
+    values = {"loss": ranks.sum([total.item()])[0] / n, "lr": rate, "grad_norm": norm.item(), "masked": n_masked}
     check_finite(f"step {step + 1}", loss=values["loss"], grad_norm=values["grad_norm"])
     optimizer.step()
     return values

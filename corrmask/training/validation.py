@@ -9,10 +9,12 @@ import torch
 
 from corrmask.arms import make_masker
 from corrmask.corpus import Corpus
+from corrmask.distributed import ALONE, Ranks
 from corrmask.masking import CorrMasker
+from corrmask.packing import masked_logits, pack
 from corrmask.progress import Progress
 from corrmask.training.settings import Settings
-from corrmask.training.step import autocast, check_finite, masked_logits
+from corrmask.training.step import autocast, check_finite
 
 _SEED = 0  # fixed: the same masks for every arm, every run and every step
 
@@ -43,21 +45,21 @@ class Validation:
         )
 
     @torch.no_grad()
-    def __call__(self, model: Any, device: torch.device, progress: Progress) -> dict[str, float]:
-        """Mean cross entropy (nats) and share of right guesses, over all masked genes of all cells."""
+    def __call__(self, model: Any, device: torch.device, progress: Progress, ranks: Ranks = ALONE) -> dict[str, float]:
+        """Mean cross entropy (nats) and share of right guesses, over all masked genes of all cells and ranks."""
         total = torch.zeros((), dtype=torch.float64)
-        right = n_masked = 0
+        right = n_masked = 0.0
         training = model.training
         model.eval()
         try:
             size = self._settings.batch_size
-            for start in range(0, len(self._rows), size):
+            for start in range(ranks.rank * size, len(self._rows), ranks.world * size):
                 batch = self._corpus.batch(self._rows[start : start + size], self._settings.max_len)
                 input_ids, labels = self._masker(*batch, epoch=0)
+                packed = pack(input_ids, labels, batch.lengths, device)
+                targets = packed.targets
                 with autocast(self._settings, device):
-                    logits, targets = masked_logits(
-                        model, input_ids.to(device), labels.to(device), batch.lengths.to(device)
-                    )
+                    logits = masked_logits(model, packed)
                 losses = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
                 total += losses.double().sum().cpu()
                 right += int((logits.argmax(-1) == targets).sum())
@@ -65,6 +67,7 @@ class Validation:
                 progress("validate", min(start + size, len(self._rows)), len(self._rows))
         finally:
             model.train(training)
-        check_finite("validation", loss=float(total))
+        loss, right, n_masked = ranks.sum([float(total), right, n_masked])
+        check_finite("validation", loss=loss)
         n = max(1, n_masked)
-        return {"loss": float(total) / n, "accuracy": right / n, "cells": len(self._rows), "masked": n_masked}
+        return {"loss": loss / n, "accuracy": right / n, "cells": len(self._rows), "masked": round(n_masked)}
