@@ -161,6 +161,15 @@ def test_command_lines_have_options_that_exist(page: Path, help_of: dict[str, st
                     assert re.search(rf"(?<![\w-]){word}(?![\w-])", help_of[command]), line
 
 
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_markdown_shows_what_is_meant(page: Path) -> None:
+    text = page.read_text()
+    code = [block for language in ("python", "bash", "text") for block in blocks(page, language)]
+    assert [line for block in code for line in block.splitlines() if len(line) > 88] == [], "wider than the page"
+    prose = re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
+    assert not re.search(r"\d\*\*\d", prose), "a power outside of code is taken for bold type"
+
+
 def test_the_specification_says_what_the_kernels_do() -> None:
     from corrmask.training import schedule
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-WIDTH = "96"
+WIDTH = "88"  # what the page holds without a bar
 
 INTRODUCTION = """# Command line
 
