@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export CORRMASK_WERROR ?= ON
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh') CMakeLists.txt setup.py
 
-.PHONY: demo test lint build format sanitize clean
+.PHONY: demo test lint build docs format sanitize clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.built  ## all of it on real cells, ending in demo/index.html
@@ -19,6 +19,9 @@ lint: $(VENV)/.built
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pre-commit run --all-files
 
 build: $(VENV)/.built  ## (re)build the native libraries where csrc/ changed
+
+docs: $(VENV)/.built  ## the pages, in docs/_build/index.html; a warning is an error
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
 
 # The operators' tests under AddressSanitizer and UBSan, then a driver of the kernels under ThreadSanitizer.
 SANITIZED := $(addprefix tests/test_,philox4x32.py sample_groups.py mask_tokens.py rank_encode.py bin_values.py \
@@ -37,7 +40,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch numpy setuptools pybind11 cmake ninja
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --quiet --constraint constraints.txt \
-		--no-build-isolation --editable '.[train,eval,dev]'
+		--no-build-isolation --editable '.[train,eval,dev,docs]'
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(SOURCES)
@@ -45,4 +48,4 @@ $(VENV)/.built: $(VENV)/.installed $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf build demo corrmask/*.so $(VENV)
+	rm -rf build demo docs/_build docs/generated docs/jupyter_execute corrmask/*.so $(VENV)

@@ -138,6 +138,20 @@ def matching_accept(masker: CorrMasker, corpus: Corpus, rows: np.ndarray, *, max
 
     Found by proportional fitting: each round masks the cells with the present thresholds and scales those of each gene
     by wanted / realised frequency. Fitted on at most 4,096 cells, so that genes in few of them match roughly.
+
+    Parameters
+    ----------
+    masker
+        Whose frequencies are wanted.
+    corpus, rows, max_len
+        The cells, as in `make_masker`.
+    seed
+        Of the choice of cells.
+
+    Returns
+    -------
+    torch.Tensor
+        int64 [V].
     """
     rng = np.random.default_rng([seed, 0xACCE])
     rows = np.sort(rng.permutation(rows)[:_FIT_CELLS])

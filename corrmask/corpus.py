@@ -25,11 +25,21 @@ SHARD_CELLS = 200_000
 
 
 class Batch(NamedTuple):
-    """Cells as a model takes them."""
+    """Cells as a model takes them.
 
-    input_ids: Tensor  # int64 [B, L], L the longest of the batch, padded
-    lengths: Tensor  # int64 [B]
-    cell_ids: Tensor  # int64 [B], rows of the corpus
+    Attributes
+    ----------
+    input_ids
+        int64 [B, L], L the longest of the batch, padded.
+    lengths
+        int64 [B]: tokens of each cell.
+    cell_ids
+        int64 [B]: rows of the corpus.
+    """
+
+    input_ids: Tensor
+    lengths: Tensor
+    cell_ids: Tensor
 
 
 class CorpusWriter:
@@ -272,6 +282,13 @@ class Corpus:
 
     def batch(self, rows: np.ndarray, max_len: int) -> Batch:
         """Cells by row, the first `max_len` tokens of each, padded to the longest of them.
+
+        Parameters
+        ----------
+        rows
+            int64 [B], in any order, repeats allowed.
+        max_len
+            Most tokens of a cell.
 
         Raises
         ------

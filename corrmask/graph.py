@@ -96,6 +96,15 @@ class GeneGraph:
     def from_anndata(cls, adata: AnnData, key: str = "correlation", name: str = "graph") -> GeneGraph:
         """Read the graph from ``adata.varp[key]``; rows are put in order of descending |r|, then ascending gene.
 
+        Parameters
+        ----------
+        adata
+            Genes in `var`; the graph [G, G], sparse or dense, signed r, 0 for no edge.
+        key
+            Of `varp`.
+        name
+            What messages call it.
+
         Raises
         ------
         InputError

@@ -33,6 +33,11 @@ class GroupTable:
         int32 [n_members]: members of each group, in the order in which they are taken.
     accept, take
         int64 [V] thresholds of 2**32, or None: how readily a token becomes a seed, and how readily it comes along.
+
+    Raises
+    ------
+    InputError
+        A dtype or shape is another, or an array points outside the others.
     """
 
     token_group: Tensor

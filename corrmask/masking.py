@@ -13,7 +13,13 @@ from corrmask.groups import SPECIAL, GroupTable
 
 
 def threshold(probability: float, name: str = "probability") -> int:
-    """A probability as a threshold of 2**32, by which the kernels decide in integers."""
+    """A probability as a threshold of 2**32, by which the kernels decide in integers: round(probability * 2**32).
+
+    Raises
+    ------
+    InputError
+        It is not in 0 .. 1; the message names it by `name`.
+    """
     if not 0 <= probability <= 1:
         raise InputError(f"{name!r} must be in 0 .. 1, got {probability}")
     return round(probability * 2**32)
@@ -44,6 +50,11 @@ class CorrMasker(nn.Module):
         (lo, hi): random genes come from lo .. hi - 1; None takes the range of tokens that are not special.
     seed
         0 <= seed < 2**63.
+
+    Raises
+    ------
+    InputError
+        An argument is out of range, or gene tokens do not follow one another and `gene_token_range` is not given.
 
     Examples
     --------

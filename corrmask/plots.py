@@ -70,7 +70,10 @@ def leakage(
     *,
     measure: Literal["share", "standardised", "of_partnered"] = "share",
 ) -> Axes:
-    """Leakage of each arm, a bar per threshold; for ``share`` a line over each bar marks all that could leak."""
+    """Leakage of each arm, a bar per threshold; for ``share`` a line over each bar marks all that could leak.
+
+    `report` is an `AuditReport`, or what its ``to_dict`` gives; `measure` is explained in its ``rules``.
+    """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -221,7 +224,15 @@ def f1_by_abundance(
 def embedding(
     coords: np.ndarray, labels: Sequence[Any] | np.ndarray, ax: Axes | None = None, *, axis: str = "UMAP"
 ) -> Axes:
-    """Cells in two dimensions, coloured by label, the rarest on top; cells without a label are grey."""
+    """Cells in two dimensions, coloured by label, the rarest on top; cells without a label (None, NaN, "") are grey.
+
+    `coords` is float [n_cells, 2] and `labels` [n_cells]; `axis` names the dimensions.
+
+    Raises
+    ------
+    InputError
+        Another shape.
+    """
     coords = np.asarray(coords)
     if coords.ndim != 2 or coords.shape[1] != 2 or len(labels) != len(coords):
         raise InputError(f"embedding: 'coords' must be [{len(labels)}, 2], one row per label, got {list(coords.shape)}")
@@ -253,7 +264,15 @@ def heatmap_modules(
     n_genes: int = 25,
     min_genes: int = 5,
 ) -> Axes:
-    """Correlations inside and between modules: their first genes, of the first that have enough; white is no edge."""
+    """Correlations inside and between modules: their first genes, of the first that have enough; white is no edge.
+
+    `modules` is gene names by module, as `corrmask.modules.find_modules` gives them.
+
+    Raises
+    ------
+    InputError
+        No module has `min_genes` genes in the graph.
+    """
     position = {str(gene): i for i, gene in enumerate(graph.var_names)}
     chosen = {
         name: genes

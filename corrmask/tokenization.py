@@ -27,7 +27,25 @@ from corrmask.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class TokenizeReport:
-    """What `tokenize` did. Counts of cells and genes (in any file, in all files); cells/s over all passes."""
+    """What `tokenize` did.
+
+    Attributes
+    ----------
+    n_cells, n_empty_cells, n_truncated_cells
+        Cells; those without a token; those with more than `max_len` of them.
+    n_tokens
+        Tokens written.
+    n_genes_in_files, n_genes_in_all_files, n_genes_with_token
+        Genes of any file, of all files, and those of any file that have a token.
+    renaming
+        What a gene map did, or None.
+    medians
+        "exact", "sketch" or "table".
+    token_dtype
+        "uint16" or "int32".
+    cells_per_second
+        Over all passes.
+    """
 
     n_cells: int
     n_empty_cells: int
@@ -66,6 +84,8 @@ def encode_chunk(
         With medians.
     max_len
         Most tokens of a cell.
+    normalized
+        `counts` hold log1p-normalised values.
 
     Returns
     -------

@@ -35,6 +35,11 @@ class Vocabulary:
         float64 [n_genes], NaN where a gene has none; None where no medians were brought.
     medians_origin
         How the medians came to be: ``{"kind": "exact" | "sketch" | "table", ...}``.
+
+    Raises
+    ------
+    InputError
+        A name or token that stands twice, no ``<pad>`` or ``<mask>``, tokens out of range, or medians of another shape.
     """
 
     genes: np.ndarray

@@ -27,7 +27,7 @@ def bench(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document in place of the table.")] = False,
 ) -> None:
-    """Time the kernels beside the peers that are installed (`pip install "corrmask[bench]"`), each result checked.
+    """Time the kernels beside the peers that are installed (`pip install "corrmask\\[bench]"`), each result checked.
 
     Medians of runs in turns. The roof is the time that memory (as fast as it copies) or arithmetic (as fast as a
     float32 product) needs at least; both are measured first.

@@ -32,7 +32,7 @@ def embed(
     pooling: Annotated[str, typer.Option(help="mean: over the cell's gene tokens.")] = "mean",
     batch_size: Annotated[int, typer.Option(help="Cells at a time.")] = 32,
     max_len: Annotated[
-        int | None, typer.Option(help="Most tokens of a cell. [default: the model's]", show_default=False)
+        int | None, typer.Option(help="Most tokens of a cell. \\[default: the model's]", show_default=False)
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,

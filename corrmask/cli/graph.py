@@ -43,7 +43,7 @@ def graph(
     memory: Annotated[
         str | None,
         typer.Option(
-            help="Budget such as 4GB; more genes than fit take passes over the cells. [default: 4/5 of what is free]",
+            help="Budget such as 4GB; more genes than fit take passes over the cells. \\[default: 4/5 of what is free]",
             show_default=False,
         ),
     ] = None,

@@ -24,14 +24,14 @@ def pretrain(
         int | None, typer.Option(help="Number of updates, in place of --epochs.", show_default=False)
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the training cells. [default: 3]", show_default=False)
+        int | None, typer.Option(help="Passes over the training cells. \\[default: 3]", show_default=False)
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Cells of an update.")] = 32,
     lr: Annotated[float, typer.Option(help="Largest learning rate.")] = 5e-4,
     warmup: Annotated[
         int | None,
         typer.Option(
-            help="Updates of linear warm-up; linear decay follows. [default: a tenth of all]", show_default=False
+            help="Updates of linear warm-up; linear decay follows. \\[default: a tenth of all]", show_default=False
         ),
     ] = None,
     weight_decay: Annotated[float, typer.Option(help="Of AdamW; none on biases and LayerNorm.")] = 0.01,
@@ -51,17 +51,17 @@ def pretrain(
         float | None, typer.Option(help="Let --expand rise linearly from here (0: from random masking).")
     ] = None,
     expand_steps: Annotated[
-        int | None, typer.Option(help="Updates of that rise. [default: all]", show_default=False)
+        int | None, typer.Option(help="Updates of that rise. \\[default: all]", show_default=False)
     ] = None,
     max_group: Annotated[int | None, typer.Option(help="Most genes that a seed brings along.")] = None,
     held_out: Annotated[float, typer.Option(help="Share of the cells held out for validation.")] = 0.05,
     validate_every: Annotated[
-        int | None, typer.Option(help="Updates between validations. [default: a tenth of all]", show_default=False)
+        int | None, typer.Option(help="Updates between validations. \\[default: a tenth of all]", show_default=False)
     ] = None,
     validate_cells: Annotated[int, typer.Option(help="Most held-out cells to validate on; 0 for all.")] = 4096,
     checkpoint_every: Annotated[
         int | None,
-        typer.Option(help="Updates between checkpoints. [default: a tenth of all, at most 1000]", show_default=False),
+        typer.Option(help="Updates between checkpoints. \\[default: a tenth of all, at most 1000]", show_default=False),
     ] = None,
     keep: Annotated[int, typer.Option(help="Checkpoints that stay.")] = 2,
     seed: Annotated[int, typer.Option(help="Of split, weights, order, masks and dropout.")] = 0,
@@ -69,7 +69,7 @@ def pretrain(
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16; auto is bf16 where CUDA has it.")] = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(help="Threads on the CPU; they change rounding. [default: torch's]", show_default=False),
+        typer.Option(help="Threads on the CPU; they change rounding. \\[default: torch's]", show_default=False),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run.")] = False,

@@ -39,7 +39,9 @@ def mask_tokens(
     Parameters
     ----------
     input_ids, lengths, cell_ids, token_group, group_indptr, group_tokens
-        As in `sample_groups`, as are `rate_ppm`, `seed`, `epoch`, `expand`, `accept`, `take`, `max_group`, `rotate`.
+        As in `sample_groups`.
+    rate_ppm, seed, epoch, expand, accept, take, max_group, rotate
+        As in `sample_groups`.
     mask_token_id
         The token that a masked position shows.
     gene_token_range
