@@ -1,0 +1,125 @@
+"""Everything that only a GPU can show, in one run: ``python benchmarks/gpu_gate.py``.
+
+Builds the operators (or takes those that are built and load), runs the tests that need a GPU, a short set of them under
+compute-sanitizer, and the kernels beside their peers; writes RESULTS-gpu.md from what it measured. Without an NVIDIA GPU
+it says so and exits with 3; with 1 where a step failed, and then nothing is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parent
+# A few of each kernel: the sanitizer makes them about a hundred times as slow.
+SANITIZED = ["opcheck", "what_cannot_be_raised_for", "ranks_equal_the_cpu and 500", "bins_equal_the_cpu and 500"]
+
+
+def main() -> None:
+    """Run the steps in order; stop at the first that fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, default=FOLDER / "RESULTS-gpu.md")
+    parser.add_argument("--no-build", action="store_true", help="take the libraries that are there")
+    parser.add_argument("--only", choices=["tests", "sanitizer", "benchmarks"], help="one step alone; nothing is written")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("no NVIDIA GPU here, or a torch without CUDA: nothing was run, nothing is written", file=sys.stderr)
+        raise SystemExit(3)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    sys.path.insert(0, str(ROOT))
+    lines: list[str] = []
+    steps = {"tests": tests, "sanitizer": sanitizer, "benchmarks": benchmarks}
+    if not options.no_build and options.only is None:
+        build()
+    for name, step in steps.items():
+        if options.only in (None, name):
+            lines += step()
+    if options.only is None:
+        options.output.write_text("\n".join([*heading(), *lines]) + "\n")
+        print(f"written: {options.output}")
+
+
+def run(title: str, command: list[str], **environment: str) -> str:
+    """Run one step; print what it prints, and its time; leave with 1 where it fails."""
+    print(f"== {title}: {' '.join(command)}", flush=True)
+    started = time.perf_counter()
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    tail = "\n".join(done.stdout.splitlines()[-25:])
+    print(tail)
+    print(f"== {title}: {time.perf_counter() - started:.0f} s, exit status {done.returncode}", flush=True)
+    if done.returncode:
+        raise SystemExit(1)
+    return done.stdout.strip().splitlines()[-1]
+
+
+def build() -> None:
+    """Build with CUDA for this GPU alone, which takes a third of the time."""
+    major, minor = torch.cuda.get_device_capability()
+    architecture = f"-DCMAKE_CUDA_ARCHITECTURES={major}{minor}"
+    run(
+        "build",
+        [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
+        CORRMASK_CUDA="1",
+        CMAKE_ARGS=architecture,
+    )
+
+
+def tests() -> list[str]:
+    """The CUDA operators against the CPU's."""
+    last = run("tests", [sys.executable, "-m", "pytest", "-q", "tests", "-k", "cuda or gpu", "-p", "no:cacheprovider"])
+    return ["", "## Tests", "", f"`pytest tests -k 'cuda or gpu'`: {last}"]
+
+
+def sanitizer() -> list[str]:
+    """A short set under memcheck and racecheck, where the tool is there."""
+    tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    lines = ["", "## compute-sanitizer", ""]
+    if not Path(tool).exists():
+        return [*lines, "Not found on this machine: not run."]
+    for kind in ("memcheck", "racecheck"):
+        pytest = [sys.executable, "-m", "pytest", "-q", "tests/test_cuda.py", "-k", " or ".join(SANITIZED)]
+        last = run(kind, [tool, "--tool", kind, "--error-exitcode", "9", *pytest], PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+        lines.append(f"- {kind}: {last.strip('= ')}")
+    return lines
+
+
+def benchmarks() -> list[str]:
+    """The kernels beside their peers."""
+    import gpu_cases
+
+    return list(gpu_cases.report())
+
+
+def heading() -> list[str]:
+    """Date, device, driver, versions."""
+    from corrmask.bench.machine import versions
+
+    device = torch.cuda.get_device_properties(0)
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip() if shutil.which(query[0]) else "?"
+    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = {**versions(), "cuda": torch.version.cuda, "driver": driver.splitlines()[0] if driver else "?"}
+    return [
+        "# Results on a GPU",
+        "",
+        "Written by `python benchmarks/gpu_gate.py`; medians of CUDA events, every result checked before it was timed.",
+        "",
+        f"- {datetime.date.today()}, commit {commit.stdout.strip() or 'unknown'}",
+        f"- {device.name}, {device.multi_processor_count} multiprocessors, {device.total_memory / 1e9:.0f} GB",
+        "- " + ", ".join(f"{name} {number}" for name, number in found.items()),
+    ]
+
+
+if __name__ == "__main__":
+    main()
