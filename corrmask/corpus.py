@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from corrmask import ops
 from corrmask.errors import InputError
 from corrmask.vocabulary import FILE_NAME, Vocabulary
 
@@ -30,6 +32,15 @@ class Batch(NamedTuple):
     input_ids: Tensor  # int64 [B, L], L the longest of the batch, padded
     lengths: Tensor  # int64 [B]
     cell_ids: Tensor  # int64 [B], rows of the corpus
+
+
+class PackedBatch(NamedTuple):
+    """Cells one behind the other, without padding, as attention over ragged rows takes them."""
+
+    input_ids: Tensor  # int64 [sum of lengths]
+    lengths: Tensor  # int64 [B]
+    cell_ids: Tensor  # int64 [B], rows of the corpus
+    cu_seqlens: Tensor  # int32 [B + 1]: where each cell starts, and the end
 
 
 class CorpusWriter:
@@ -181,15 +192,24 @@ def _check_token_column(column: pa.ChunkedArray, name: str) -> None:
         raise InputError(f"corpus {name!r}: 'input_ids' has missing values; tokenise anew")
 
 
+def _token_chunks(column: pa.ChunkedArray) -> ops.TokenChunks:
+    """The column's buffers where they lie; tokens of a width that is rarely written are widened in memory."""
+    import pyarrow as pa
+
+    if column.type.value_type not in (pa.uint16(), pa.int32(), pa.int64()):
+        large = pa.types.is_large_list(column.type)
+        column = column.cast(pa.large_list(pa.int64()) if large else pa.list_(pa.int64()))
+    tokens = [chunk.values.to_numpy(zero_copy_only=True) for chunk in column.chunks]
+    return ops.TokenChunks(tokens, [chunk.offsets.to_numpy(zero_copy_only=True) for chunk in column.chunks])
+
+
 class Corpus:
-    """Tokenised cells, memory-mapped.
+    """Tokenised cells, memory-mapped: a batch is copied from the files' pages, once, by as many threads as ask for one.
 
     Attributes
     ----------
     vocabulary
         Genes, special tokens and medians.
-    lengths
-        int64 [n_cells]: tokens of each cell.
     hash
         Hash of the content as it was written (for a corpus of another tool: the fingerprint that `datasets` keeps).
     """
@@ -201,17 +221,7 @@ class Corpus:
         self._dataset = dataset
         column = dataset.data.column("input_ids")
         _check_token_column(column, name)
-        self._tokens: list[np.ndarray] = []
-        starts, lengths, pieces = [], [], []
-        for piece, chunk in enumerate(column.chunks):
-            offsets = chunk.offsets.to_numpy()
-            self._tokens.append(chunk.values.to_numpy())
-            starts.append(offsets[:-1].astype(np.int64))
-            lengths.append(np.diff(offsets).astype(np.int64))
-            pieces.append(np.full(len(chunk), piece, dtype=np.int32))
-        self._starts = np.concatenate(starts) if starts else np.zeros(0, np.int64)
-        self._pieces = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
-        self.lengths = np.concatenate(lengths) if lengths else np.zeros(0, np.int64)
+        self._chunks = _token_chunks(column)
 
     @classmethod
     def open(cls, path: str | Path, vocabulary: Vocabulary | None = None) -> Corpus:
@@ -260,7 +270,12 @@ class Corpus:
     @property
     def n_cells(self) -> int:
         """Number of cells."""
-        return len(self.lengths)
+        return len(self._chunks)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each cell: int64 [n_cells]."""
+        return self._chunks.lengths()
 
     @property
     def obs_columns(self) -> list[str]:
@@ -276,25 +291,32 @@ class Corpus:
         Raises
         ------
         InputError
-            A row is not in 0 .. n_cells - 1, or a token not in the vocabulary.
+            A row is not in 0 .. n_cells - 1 or is damaged, or a token not in the vocabulary.
         """
-        rows = np.asarray(rows, dtype=np.int64)
-        if rows.size and not 0 <= int(rows.min()) <= int(rows.max()) < self.n_cells:
-            wrong = rows[(rows < 0) | (rows >= self.n_cells)][0]
-            raise InputError(f"corpus {self.name!r} has no row {wrong}; rows are 0 .. {self.n_cells - 1}")
-        lengths = np.minimum(self.lengths[rows], max_len)
-        width = int(lengths.max(initial=0))
-        input_ids = np.full((len(rows), width), self.vocabulary.pad_token_id, dtype=np.int64)
-        for i, row in enumerate(rows):
-            start = self._starts[row]
-            input_ids[i, : lengths[i]] = self._tokens[self._pieces[row]][start : start + lengths[i]]
-        if input_ids.size and (int(input_ids.max()) >= self.vocabulary.size or int(input_ids.min()) < 0):
-            wrong = input_ids[(input_ids < 0) | (input_ids >= self.vocabulary.size)][0]
-            raise InputError(
-                f"corpus {self.name!r} holds token {wrong}, its vocabulary has {self.vocabulary.size}; "
-                "give the vocabulary that it was tokenised with"
+        input_ids, lengths, cell_ids, _ = self._gather(rows, max_len, packed=False)
+        return Batch(input_ids, lengths, cell_ids)
+
+    def packed_batch(self, rows: np.ndarray, max_len: int) -> PackedBatch:
+        """Cells by row, the first `max_len` tokens of each, one behind the other. Raises as `batch` does."""
+        return PackedBatch(*self._gather(rows, max_len, packed=True))
+
+    def _gather(self, rows: np.ndarray, max_len: int, packed: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        cell_ids = torch.tensor(np.asarray(rows, dtype=np.int64))
+        try:
+            input_ids, lengths, cu_seqlens = ops.gather_tokens(
+                self._chunks,
+                cell_ids,
+                vocabulary=self.vocabulary.size,
+                max_len=max_len,
+                pad_id=self.vocabulary.pad_token_id,
+                packed=packed,
             )
-        return Batch(torch.from_numpy(input_ids), torch.from_numpy(lengths), torch.from_numpy(rows))
+        except ValueError as error:
+            found = str(error).removeprefix("corrmask.gather_tokens: ")
+            raise InputError(
+                f"corpus {self.name!r}: {found}; give rows that it has, and the vocabulary that it was tokenised with"
+            ) from None
+        return input_ids, lengths, cell_ids, cu_seqlens
 
     def obs(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Columns of `obs` (all by default), indexed by the cells' names where the corpus has them.

@@ -138,6 +138,25 @@ def test_batches_are_padded_to_their_longest(tmp_path: Path) -> None:
     assert (batch.input_ids.dtype, batch.lengths.dtype, batch.cell_ids.dtype) == (torch.int64,) * 3
     assert corpus.batch(np.array([0]), 2).input_ids.shape == (1, 0)
     assert corpus.batch(np.array([], dtype=int), 2).input_ids.shape == (0, 0)
+    packed = corpus.packed_batch(np.array([1, 0, 2]), 2)
+    assert packed.input_ids.tolist() == [3, 1, 5]
+    assert packed.cu_seqlens.tolist() == [0, 2, 2, 3]
+    assert (packed.lengths.tolist(), packed.cell_ids.tolist()) == ([2, 0, 1], [1, 0, 2])
+    for row in (3, -1):
+        with pytest.raises(InputError, match=rf"0 \.\. 2, got {row}"):
+            corpus.batch(np.array([0, row]), 2)
+
+
+def test_tokens_are_read_from_the_mapped_file(tmp_path: Path) -> None:
+    """Without a copy: the addresses that the kernel reads lie in the mapped shards."""
+    vocabulary = make_vocabulary()
+    path = write(tmp_path / "corpus", make_cells(40, vocabulary), vocabulary)
+    corpus = Corpus.open(path)
+    mapped = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(".arrow")]
+    ranges = [[int(end, 16) for end in line[0].split("-")] for line in mapped if str(path) in line[-1]]
+    addresses = corpus._chunks.table[:-1, 1:3].ravel().tolist()
+    assert addresses
+    assert all(any(low <= address < high for low, high in ranges) for address in addresses)
 
 
 def test_the_hash_is_of_the_content(tmp_path: Path) -> None:
