@@ -24,7 +24,7 @@ from corrmask.errors import InputError
 from corrmask.model import attention_mask, build_model
 from corrmask.training import Settings, pretrain
 from corrmask.training.log import read_metrics
-from corrmask.training.schedule import batches_per_epoch, dropout_seed, expand_share, learning_rate, shuffled
+from corrmask.training.schedule import batches_per_epoch, dropout_seed, expand_share, learning_rate
 from corrmask.training.step import build_optimizer, masked_logits
 
 
@@ -46,21 +46,6 @@ def test_learning_rate():
 def test_expand_share():
     assert [expand_share(step, first=0.0, last=1.0, steps=4) for step in range(6)] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
     assert expand_share(1, first=0.5, last=0.25, steps=2) == 0.375
-
-
-def test_order_is_a_pure_function_of_seed_and_epoch():
-    rows = np.array([40, 3, 7, 2**40, 12, 9])
-    first = shuffled(rows, seed=1, epoch=0)
-    assert sorted(first) == sorted(rows)
-    np.testing.assert_array_equal(first, shuffled(rows[::-1], seed=1, epoch=0))
-    many = np.arange(1000)
-    orders = [shuffled(many, seed=seed, epoch=epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (2**62, 2**27))]
-    for i, one in enumerate(orders):
-        assert sorted(one) == list(many)
-        assert all((one != other).any() for other in orders[:i])
-    # two cells stand in the same order whatever others there are
-    some = many[::3]
-    np.testing.assert_array_equal(orders[0][np.isin(orders[0], some)], shuffled(some, seed=0, epoch=0))
 
 
 def test_dropout_seeds_differ_and_repeat():

@@ -15,11 +15,12 @@ from corrmask.corpus import Corpus, split_cells
 from corrmask.errors import InputError
 from corrmask.graph import GeneGraph
 from corrmask.model import build_model
+from corrmask.order import ShuffledOrder, shuffled
 from corrmask.progress import Progress, silent
 from corrmask.training import output as run_folder
 from corrmask.training.checkpoint import newest_checkpoint, read_checkpoint, remove_leftovers, write_checkpoint
 from corrmask.training.log import Log, read_metrics
-from corrmask.training.schedule import batches_per_epoch, expand_share, shuffled
+from corrmask.training.schedule import batches_per_epoch, expand_share
 from corrmask.training.settings import Settings, graph_hash, plain
 from corrmask.training.step import build_optimizer, update
 from corrmask.training.validation import Validation
@@ -200,7 +201,7 @@ class _Run:
         model.train()
         validate_every = settings.validate_every or self.steps
         checkpoint_every = settings.checkpoint_every or self.steps
-        order, order_epoch = np.zeros(0, np.int64), -1
+        order = ShuffledOrder(self.train_rows, seed=settings.seed)
         checkpoint = self.checkpoint
         with Log(self.folder, None if checkpoint is None else self.start) as log:
             if self.validation is not None and self.start == 0:
@@ -209,9 +210,7 @@ class _Run:
             for step in range(self.start, self.steps):
                 started = time.perf_counter()
                 epoch, place = divmod(step, self.per_epoch)
-                if epoch != order_epoch:
-                    order, order_epoch = shuffled(self.train_rows, seed=settings.seed, epoch=epoch), epoch
-                rows = order[place * settings.batch_size : (place + 1) * settings.batch_size]
+                rows = order.take(epoch, place * settings.batch_size, (place + 1) * settings.batch_size)
                 batch = self.corpus.batch(rows, settings.max_len)
                 have_cells = time.perf_counter()
                 if settings.expand_from is not None:
