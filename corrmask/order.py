@@ -44,6 +44,15 @@ class Order(Protocol):
         """Rows at the places first .. last - 1 of an epoch, as far as there are any: int64."""
 
 
+def batches_per_epoch(n_cells: int, batch_size: int) -> int:
+    """Whole batches of an epoch.
+
+    The cells left over after the last whole batch stay out of that epoch (others each time, for the order differs); a
+    corpus of fewer cells than a batch makes one batch of all of them.
+    """
+    return max(1, n_cells // batch_size)
+
+
 def shuffled(rows: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
     """Rows in random order: int64, a pure function of (seed, epoch).
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corrmask.errors import InputError
-from corrmask.order import BalancedOrder, ShuffledOrder, _Feistel, shuffled
+from corrmask.order import BalancedOrder, ShuffledOrder, _Feistel, batches_per_epoch, shuffled
 
 
 def batch_entropy(labels: np.ndarray, rows: np.ndarray, batch_size: int) -> float:
@@ -73,6 +73,10 @@ def test_where_a_block_goes_is_uniform() -> None:
         found = np.bincount(places * n_bins // n, minlength=n_bins)
         chi2 = ((found - n_epochs / n_bins) ** 2 / (n_epochs / n_bins)).sum()
         assert chi2 < 60, "19 degrees of freedom: 60 has a chance of 4e-6"
+
+
+def test_batches_per_epoch() -> None:
+    assert [batches_per_epoch(n, 16) for n in (1, 15, 16, 31, 32)] == [1, 1, 1, 1, 2]
 
 
 def test_epochs_and_seeds_differ() -> None:

@@ -24,7 +24,7 @@ from corrmask.errors import InputError
 from corrmask.model import attention_mask, build_model
 from corrmask.training import Settings, pretrain
 from corrmask.training.log import read_metrics
-from corrmask.training.schedule import batches_per_epoch, dropout_seed, expand_share, learning_rate
+from corrmask.training.schedule import dropout_seed, expand_share, learning_rate
 from corrmask.training.step import build_optimizer, masked_logits
 
 
@@ -53,10 +53,6 @@ def test_dropout_seeds_differ_and_repeat():
     assert len(set(seeds)) == 100
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert dropout_seed(7, seed=1) == seeds[15]
-
-
-def test_batches_per_epoch():
-    assert [batches_per_epoch(n, 16) for n in (1, 15, 16, 31, 32)] == [1, 1, 1, 1, 2]
 
 
 def test_loss_at_masked_positions_is_that_of_the_whole_model(inputs):
@@ -141,7 +137,7 @@ def test_what_a_run_leaves(inputs, tmp_path):
     assert [line["expand"] for line in train[:6]] == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1], abs=2**-32)
     per_epoch = record["steps_per_epoch"]
     assert [line["epoch"] for line in train] == [step // per_epoch for step in range(12)]
-    assert all(line["cells"] == 16 and 0 <= line["data_share"] + line["mask_share"] <= 1 for line in train)
+    assert all(line["cells"] == 16 and 0 <= line["wait_share"] <= 1 for line in train)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder / "tensorboard")).Reload()

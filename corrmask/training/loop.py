@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from corrmask.arms import make_masker
 from corrmask.corpus import Corpus, split_cells
 from corrmask.errors import InputError
 from corrmask.graph import GeneGraph
+from corrmask.loader import Loader
 from corrmask.model import build_model
-from corrmask.order import ShuffledOrder, shuffled
+from corrmask.order import batches_per_epoch, shuffled
 from corrmask.progress import Progress, silent
 from corrmask.training import output as run_folder
 from corrmask.training.checkpoint import newest_checkpoint, read_checkpoint, remove_leftovers, write_checkpoint
 from corrmask.training.log import Log, read_metrics
-from corrmask.training.schedule import batches_per_epoch, expand_share
+from corrmask.training.schedule import expand_share
 from corrmask.training.settings import Settings, graph_hash, plain
 from corrmask.training.step import build_optimizer, update
 from corrmask.training.validation import Validation
@@ -201,38 +203,38 @@ class _Run:
         model.train()
         validate_every = settings.validate_every or self.steps
         checkpoint_every = settings.checkpoint_every or self.steps
-        order = ShuffledOrder(self.train_rows, seed=settings.seed)
+        loader = Loader(
+            self.corpus,
+            settings.batch_size,
+            settings.max_len,
+            rows=self.train_rows,
+            seed=settings.seed,
+            masker=self.masker,
+            expand=self._expand,
+            device=self.device,
+        )
         checkpoint = self.checkpoint
-        with Log(self.folder, None if checkpoint is None else self.start) as log:
+        batches = loader.batches(self.start, self.steps)
+        with Log(self.folder, None if checkpoint is None else self.start) as log, closing(batches):
             if self.validation is not None and self.start == 0:
                 log.write("validation", 0, self.validation(model, self.device, progress))
             progress("pretrain", self.start, self.steps)
-            for step in range(self.start, self.steps):
-                started = time.perf_counter()
-                epoch, place = divmod(step, self.per_epoch)
-                rows = order.take(epoch, place * settings.batch_size, (place + 1) * settings.batch_size)
-                batch = self.corpus.batch(rows, settings.max_len)
-                have_cells = time.perf_counter()
-                if settings.expand_from is not None:
-                    assert settings.expand_steps is not None
-                    self.masker.expand = expand_share(
-                        step, first=settings.expand_from, last=settings.expand, steps=settings.expand_steps
-                    )
-                input_ids, labels = self.masker(*batch, epoch=epoch)
-                have_masks = time.perf_counter()
-                values = update(model, optimizer, step, input_ids, labels, batch.lengths, settings)
+            started, waited = time.perf_counter(), loader.waited
+            for batch in batches:
+                step = batch.step
+                assert batch.labels is not None
+                values = update(model, optimizer, step, batch.input_ids, batch.labels, batch.lengths, settings)
                 seconds = time.perf_counter() - started
                 tokens = int(batch.lengths.sum())
                 values |= {
-                    "epoch": epoch,
-                    "expand": self.masker.expand,
-                    "cells": len(rows),
+                    "epoch": batch.epoch,
+                    "expand": self._expand(step),
+                    "cells": len(batch.lengths),
                     "tokens": tokens,
                     "seconds": seconds,
-                    "cells_per_second": len(rows) / seconds,
+                    "cells_per_second": len(batch.lengths) / seconds,
                     "tokens_per_second": tokens / seconds,
-                    "data_share": (have_cells - started) / seconds,
-                    "mask_share": (have_masks - have_cells) / seconds,
+                    "wait_share": (loader.waited - waited) / seconds,
                 }
                 done = step + 1
                 log.write("train", done, values)
@@ -244,8 +246,17 @@ class _Run:
                     checkpoint = write_checkpoint(
                         self.folder, done, model, optimizer, self.corpus.vocabulary, keep=settings.keep
                     )
+                started, waited = time.perf_counter(), loader.waited
         assert checkpoint is not None
         validations = [line for line in read_metrics(self.folder) if line["kind"] == "validation"]
         self.record |= {"finished": True, "validation": validations[-1] if validations else None}
         run_folder.finish(self.folder, checkpoint, self.record)
         return self.record
+
+    def _expand(self, step: int) -> float:
+        """Share of seeds that bring their group at an update."""
+        settings = self.settings
+        if settings.expand_from is None:
+            return self.masker.expand
+        assert settings.expand_steps is not None
+        return expand_share(step, first=settings.expand_from, last=settings.expand, steps=settings.expand_steps)

@@ -28,15 +28,6 @@ def expand_share(step: int, *, first: float, last: float, steps: int) -> float:
     return first + (last - first) * min(1.0, step / steps)
 
 
-def batches_per_epoch(n_cells: int, batch_size: int) -> int:
-    """Whole batches of an epoch.
-
-    The cells left over after the last whole batch stay out of that epoch (others each time, for the order differs); a
-    corpus of fewer cells than a batch makes one batch of all of them.
-    """
-    return max(1, n_cells // batch_size)
-
-
 def dropout_seed(step: int, *, seed: int) -> int:
     """Seed of torch's generator before update `step`: 0 .. 2**63 - 1."""
     counter = torch.tensor([[step & 0xFFFFFFFF, step >> 32, 0, _DROPOUT_STREAM]])
