@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from corrmask import ops
+from corrmask.corpus_files import check_shards, check_token_column, parquet_files, read_parquet, token_chunks
 from corrmask.errors import InputError
 from corrmask.vocabulary import FILE_NAME, Vocabulary
 
@@ -180,29 +181,6 @@ def _with_features(schema: pa.Schema) -> pa.Schema:
     return Features.from_arrow_schema(schema).arrow_schema
 
 
-def _check_token_column(column: pa.ChunkedArray, name: str) -> None:
-    import pyarrow as pa
-
-    kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_integer(kind.value_type):
-        raise InputError(
-            f"corpus {name!r}: 'input_ids' must hold lists of whole numbers, it holds {kind}; tokenise anew"
-        )
-    if column.null_count or any(chunk.values.null_count for chunk in column.chunks):
-        raise InputError(f"corpus {name!r}: 'input_ids' has missing values; tokenise anew")
-
-
-def _token_chunks(column: pa.ChunkedArray) -> ops.TokenChunks:
-    """The column's buffers where they lie; tokens of a width that is rarely written are widened in memory."""
-    import pyarrow as pa
-
-    if column.type.value_type not in (pa.uint16(), pa.int32(), pa.int64()):
-        large = pa.types.is_large_list(column.type)
-        column = column.cast(pa.large_list(pa.int64()) if large else pa.list_(pa.int64()))
-    tokens = [chunk.values.to_numpy(zero_copy_only=True) for chunk in column.chunks]
-    return ops.TokenChunks(tokens, [chunk.offsets.to_numpy(zero_copy_only=True) for chunk in column.chunks])
-
-
 class Corpus:
     """Tokenised cells, memory-mapped: a batch is copied from the files' pages, once, by as many threads as ask for one.
 
@@ -218,19 +196,24 @@ class Corpus:
         self.vocabulary = vocabulary
         self.name = name
         self.hash = content_hash
+        if "input_ids" not in dataset.column_names:
+            raise InputError(f"corpus {name!r} has no column 'input_ids' (it has {dataset.column_names})")
+        if dataset._indices is not None:  # a selection of cells that were not copied
+            dataset = dataset.flatten_indices()
         self._dataset = dataset
         column = dataset.data.column("input_ids")
-        _check_token_column(column, name)
-        self._chunks = _token_chunks(column)
+        check_token_column(column, name)
+        self._chunks = token_chunks(column)
 
     @classmethod
     def open(cls, path: str | Path, vocabulary: Vocabulary | None = None) -> Corpus:
-        """Open a corpus of ours, or one that Geneformer's tokenizer wrote (with its vocabulary).
+        """Open a corpus of ours, or one that Geneformer's tokenizer or `datasets` wrote (with its vocabulary).
 
         Parameters
         ----------
         path
-            Folder that `datasets.load_from_disk` opens, with ``input_ids``.
+            Folder that `datasets.load_from_disk` opens, with ``input_ids``; it is memory-mapped. Or a Parquet file,
+            or a folder of such: they are compressed, so that they are read into memory.
         vocabulary
             For a corpus without ``vocabulary.json``.
 
@@ -245,20 +228,21 @@ class Corpus:
         if not path.exists():
             raise InputError(f"corpus {str(path)!r} does not exist; write one with `corrmask tokenize FILES -o {path}`")
         try:
-            dataset = load_from_disk(str(path))
-            content_hash = ""
-            if isinstance(dataset, Dataset):
-                content_hash = str(json.loads((path / "state.json").read_text())["_fingerprint"])
+            if parquet := parquet_files(path):
+                dataset, content_hash = read_parquet(parquet)
+            else:
+                check_shards(path)
+                dataset, content_hash = load_from_disk(str(path)), ""
+                if isinstance(dataset, Dataset):
+                    content_hash = str(json.loads((path / "state.json").read_text())["_fingerprint"])
+        except InputError:
+            raise
         except Exception as error:  # pyarrow and datasets raise many kinds for a damaged folder
             raise InputError(
                 f"corpus {str(path)!r} cannot be opened ({' '.join(str(error).split())}); write it anew"
             ) from error
         if not isinstance(dataset, Dataset):
             raise InputError(f"corpus {str(path)!r} holds several splits; give the folder of one of them")
-        if "input_ids" not in dataset.column_names:
-            raise InputError(f"corpus {str(path)!r} has no column 'input_ids' (it has {dataset.column_names})")
-        if dataset._indices is not None:  # a selection that was saved without its cells being copied
-            dataset = dataset.flatten_indices()
         if vocabulary is None:
             if not (path / FILE_NAME).exists():
                 raise InputError(
@@ -266,6 +250,34 @@ class Corpus:
                 )
             vocabulary = Vocabulary.load(path)
         return cls(dataset, vocabulary, str(path), content_hash)
+
+    @classmethod
+    def from_dataset(cls, dataset: Any, vocabulary: Vocabulary, name: str = "dataset") -> Corpus:
+        """A corpus of a `datasets.Dataset` with ``input_ids``, where it lies; a streamed one is read into memory.
+
+        Parameters
+        ----------
+        dataset
+            `datasets.Dataset` or `datasets.IterableDataset`.
+        vocabulary
+            That it was tokenised with.
+        name
+            What messages call it.
+
+        Raises
+        ------
+        InputError
+            It is neither, has no cells, or no ``input_ids``.
+        """
+        from datasets import Dataset, IterableDataset
+
+        if isinstance(dataset, IterableDataset):
+            dataset = Dataset.from_list(list(dataset))
+        if not isinstance(dataset, Dataset):
+            raise InputError(
+                f"corpus {name!r} must be a datasets.Dataset, got {type(dataset).__name__}; give one split of it"
+            )
+        return cls(dataset, vocabulary, name, dataset._fingerprint)
 
     @property
     def n_cells(self) -> int:

@@ -18,7 +18,7 @@ LAYERS = [
     ["ops"],
     ["sources"],
     ["genes", "vocabulary", "geneformer"],
-    ["medians", "corpus", "tokenization", "order"],
+    ["corpus_files", "medians", "corpus", "tokenization", "order"],
     ["covariance", "graph"],
     ["rewiring", "modules", "groups"],
     ["masking"],
