@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from corrmask import correlation_graph
 from corrmask.bench import cells
 from corrmask.bench.covariance import Products
+from corrmask.bench.loading import Cells
 from corrmask.groups import GroupTable
 from corrmask.vocabulary import Vocabulary
 
@@ -20,6 +21,7 @@ REAL = "pbmc_corpus_core.h5ad"  # human blood, raw counts
 
 # Cells, tokens and mean length of a batch.
 BATCHES = {"16x256": (16, 256, 250), "64x2048": (64, 2048, 1480), "512x2048": (512, 2048, 1480)}
+LOADED = {64: 32, 512: 8}  # cells and number of batches
 ENCODED = (200, 2_000, 10_000)  # cells of 20,000 genes, 1,500 nonzeros
 # Cells, genes and nonzeros of a cell.
 PRODUCTS = (
@@ -67,3 +69,9 @@ def batch(name: str) -> cells.Batch:
     groups = GroupTable.from_graph(graph, Vocabulary(graph.var_names))
     chosen = np.random.default_rng(0).choice(counts.shape[0], 64, replace=False)
     return cells.batch_of(counts[np.sort(chosen)], 2048, groups)
+
+
+@lru_cache(maxsize=1)
+def corpus() -> Cells:
+    """20,000 cells of the batch "64x2048" on disk."""
+    return Cells(batch("64x2048"), 20_000)

@@ -1,8 +1,8 @@
 """Everything that only a GPU can show, in one run: ``python benchmarks/gpu_gate.py``.
 
-Builds the operators (or takes those that are built and load), runs the tests that need a GPU, a short set of them under
-compute-sanitizer, and the kernels beside their peers; writes RESULTS-gpu.md from what it measured. Without an NVIDIA GPU
-it says so and exits with 3; with 1 where a step failed, and then nothing is written.
+Builds the operators (or takes those that are built), runs the tests that need a GPU, a short set of them under
+compute-sanitizer, and the kernels beside their peers; writes RESULTS-gpu.md from what it measured. Without an NVIDIA
+GPU it says so and exits with 3; with 1 where a step failed, and then nothing is written.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=FOLDER / "RESULTS-gpu.md")
     parser.add_argument("--no-build", action="store_true", help="take the libraries that are there")
-    parser.add_argument("--only", choices=["tests", "sanitizer", "benchmarks"], help="one step alone; nothing is written")
+    parser.add_argument("--only", choices=["tests", "sanitizer", "benchmarks"], help="one step; nothing is written")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("no NVIDIA GPU here, or a torch without CUDA: nothing was run, nothing is written", file=sys.stderr)
@@ -53,7 +53,13 @@ def run(title: str, command: list[str], **environment: str) -> str:
     print(f"== {title}: {' '.join(command)}", flush=True)
     started = time.perf_counter()
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
     )
     tail = "\n".join(done.stdout.splitlines()[-25:])
     print(tail)
@@ -66,13 +72,8 @@ def run(title: str, command: list[str], **environment: str) -> str:
 def build() -> None:
     """Build with CUDA for this GPU alone, which takes a third of the time."""
     major, minor = torch.cuda.get_device_capability()
-    architecture = f"-DCMAKE_CUDA_ARCHITECTURES={major}{minor}"
-    run(
-        "build",
-        [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
-        CORRMASK_CUDA="1",
-        CMAKE_ARGS=architecture,
-    )
+    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
+    run("build", command, CORRMASK_CUDA="1", CUDAARCHS=f"{major}{minor}-real")
 
 
 def tests() -> list[str]:
@@ -101,21 +102,28 @@ def benchmarks() -> list[str]:
     return list(gpu_cases.report())
 
 
+def said(*command: str) -> str:
+    """The first line that a command prints, or "unknown"."""
+    try:
+        lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.splitlines()
+    except OSError:
+        lines = []
+    return lines[0] if lines else "unknown"
+
+
 def heading() -> list[str]:
     """Date, device, driver, versions."""
     from corrmask.bench.machine import versions
 
     device = torch.cuda.get_device_properties(0)
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip() if shutil.which(query[0]) else "?"
-    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    found = {**versions(), "cuda": torch.version.cuda, "driver": driver.splitlines()[0] if driver else "?"}
+    driver = said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    found = {**versions(), "cuda": torch.version.cuda, "driver": driver}
     return [
         "# Results on a GPU",
         "",
         "Written by `python benchmarks/gpu_gate.py`; medians of CUDA events, every result checked before it was timed.",
         "",
-        f"- {datetime.date.today()}, commit {commit.stdout.strip() or 'unknown'}",
+        f"- {datetime.date.today()}, commit {said('git', 'rev-parse', '--short=12', 'HEAD')}",
         f"- {device.name}, {device.multi_processor_count} multiprocessors, {device.total_memory / 1e9:.0f} GB",
         "- " + ", ".join(f"{name} {number}" for name, number in found.items()),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from corrmask import ops
+from corrmask.corpus_files import check_shards, check_token_column, parquet_files, read_parquet, token_chunks
 from corrmask.errors import InputError
 from corrmask.vocabulary import FILE_NAME, Vocabulary
 
@@ -40,6 +43,15 @@ class Batch(NamedTuple):
     input_ids: Tensor
     lengths: Tensor
     cell_ids: Tensor
+
+
+class PackedBatch(NamedTuple):
+    """Cells one behind the other, without padding, as attention over ragged rows takes them."""
+
+    input_ids: Tensor  # int64 [sum of lengths]
+    lengths: Tensor  # int64 [B]
+    cell_ids: Tensor  # int64 [B], rows of the corpus
+    cu_seqlens: Tensor  # int32 [B + 1]: where each cell starts, and the end
 
 
 class CorpusWriter:
@@ -179,27 +191,13 @@ def _with_features(schema: pa.Schema) -> pa.Schema:
     return Features.from_arrow_schema(schema).arrow_schema
 
 
-def _check_token_column(column: pa.ChunkedArray, name: str) -> None:
-    import pyarrow as pa
-
-    kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_integer(kind.value_type):
-        raise InputError(
-            f"corpus {name!r}: 'input_ids' must hold lists of whole numbers, it holds {kind}; tokenise anew"
-        )
-    if column.null_count or any(chunk.values.null_count for chunk in column.chunks):
-        raise InputError(f"corpus {name!r}: 'input_ids' has missing values; tokenise anew")
-
-
 class Corpus:
-    """Tokenised cells, memory-mapped.
+    """Tokenised cells, memory-mapped: a batch is copied from the files' pages, once, by as many threads as ask for one.
 
     Attributes
     ----------
     vocabulary
         Genes, special tokens and medians.
-    lengths
-        int64 [n_cells]: tokens of each cell.
     hash
         Hash of the content as it was written (for a corpus of another tool: the fingerprint that `datasets` keeps).
     """
@@ -208,29 +206,24 @@ class Corpus:
         self.vocabulary = vocabulary
         self.name = name
         self.hash = content_hash
+        if "input_ids" not in dataset.column_names:
+            raise InputError(f"corpus {name!r} has no column 'input_ids' (it has {dataset.column_names})")
+        if dataset._indices is not None:  # a selection of cells that were not copied
+            dataset = dataset.flatten_indices()
         self._dataset = dataset
         column = dataset.data.column("input_ids")
-        _check_token_column(column, name)
-        self._tokens: list[np.ndarray] = []
-        starts, lengths, pieces = [], [], []
-        for piece, chunk in enumerate(column.chunks):
-            offsets = chunk.offsets.to_numpy()
-            self._tokens.append(chunk.values.to_numpy())
-            starts.append(offsets[:-1].astype(np.int64))
-            lengths.append(np.diff(offsets).astype(np.int64))
-            pieces.append(np.full(len(chunk), piece, dtype=np.int32))
-        self._starts = np.concatenate(starts) if starts else np.zeros(0, np.int64)
-        self._pieces = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
-        self.lengths = np.concatenate(lengths) if lengths else np.zeros(0, np.int64)
+        check_token_column(column, name)
+        self._chunks = token_chunks(column)
 
     @classmethod
     def open(cls, path: str | Path, vocabulary: Vocabulary | None = None) -> Corpus:
-        """Open a corpus of ours, or one that Geneformer's tokenizer wrote (with its vocabulary).
+        """Open a corpus of ours, or one that Geneformer's tokenizer or `datasets` wrote (with its vocabulary).
 
         Parameters
         ----------
         path
-            Folder that `datasets.load_from_disk` opens, with ``input_ids``.
+            Folder that `datasets.load_from_disk` opens, with ``input_ids``; it is memory-mapped. Or a Parquet file,
+            or a folder of such: they are compressed, so that they are read into memory.
         vocabulary
             For a corpus without ``vocabulary.json``.
 
@@ -245,20 +238,21 @@ class Corpus:
         if not path.exists():
             raise InputError(f"corpus {str(path)!r} does not exist; write one with `corrmask tokenize FILES -o {path}`")
         try:
-            dataset = load_from_disk(str(path))
-            content_hash = ""
-            if isinstance(dataset, Dataset):
-                content_hash = str(json.loads((path / "state.json").read_text())["_fingerprint"])
+            if parquet := parquet_files(path):
+                dataset, content_hash = read_parquet(parquet)
+            else:
+                check_shards(path)
+                dataset, content_hash = load_from_disk(str(path)), ""
+                if isinstance(dataset, Dataset):
+                    content_hash = str(json.loads((path / "state.json").read_text())["_fingerprint"])
+        except InputError:
+            raise
         except Exception as error:  # pyarrow and datasets raise many kinds for a damaged folder
             raise InputError(
                 f"corpus {str(path)!r} cannot be opened ({' '.join(str(error).split())}); write it anew"
             ) from error
         if not isinstance(dataset, Dataset):
             raise InputError(f"corpus {str(path)!r} holds several splits; give the folder of one of them")
-        if "input_ids" not in dataset.column_names:
-            raise InputError(f"corpus {str(path)!r} has no column 'input_ids' (it has {dataset.column_names})")
-        if dataset._indices is not None:  # a selection that was saved without its cells being copied
-            dataset = dataset.flatten_indices()
         if vocabulary is None:
             if not (path / FILE_NAME).exists():
                 raise InputError(
@@ -267,10 +261,43 @@ class Corpus:
             vocabulary = Vocabulary.load(path)
         return cls(dataset, vocabulary, str(path), content_hash)
 
+    @classmethod
+    def from_dataset(cls, dataset: Any, vocabulary: Vocabulary, name: str = "dataset") -> Corpus:
+        """A corpus of a `datasets.Dataset` with ``input_ids``, where it lies; a streamed one is read into memory.
+
+        Parameters
+        ----------
+        dataset
+            `datasets.Dataset` or `datasets.IterableDataset`.
+        vocabulary
+            That it was tokenised with.
+        name
+            What messages call it.
+
+        Raises
+        ------
+        InputError
+            It is neither, has no cells, or no ``input_ids``.
+        """
+        from datasets import Dataset, IterableDataset
+
+        if isinstance(dataset, IterableDataset):
+            dataset = Dataset.from_list(list(dataset))
+        if not isinstance(dataset, Dataset):
+            raise InputError(
+                f"corpus {name!r} must be a datasets.Dataset, got {type(dataset).__name__}; give one split of it"
+            )
+        return cls(dataset, vocabulary, name, dataset._fingerprint)
+
     @property
     def n_cells(self) -> int:
         """Number of cells."""
-        return len(self.lengths)
+        return len(self._chunks)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each cell: int64 [n_cells]."""
+        return self._chunks.lengths()
 
     @property
     def obs_columns(self) -> list[str]:
@@ -293,25 +320,32 @@ class Corpus:
         Raises
         ------
         InputError
-            A row is not in 0 .. n_cells - 1, or a token not in the vocabulary.
+            A row is not in 0 .. n_cells - 1 or is damaged, or a token not in the vocabulary.
         """
-        rows = np.asarray(rows, dtype=np.int64)
-        if rows.size and not 0 <= int(rows.min()) <= int(rows.max()) < self.n_cells:
-            wrong = rows[(rows < 0) | (rows >= self.n_cells)][0]
-            raise InputError(f"corpus {self.name!r} has no row {wrong}; rows are 0 .. {self.n_cells - 1}")
-        lengths = np.minimum(self.lengths[rows], max_len)
-        width = int(lengths.max(initial=0))
-        input_ids = np.full((len(rows), width), self.vocabulary.pad_token_id, dtype=np.int64)
-        for i, row in enumerate(rows):
-            start = self._starts[row]
-            input_ids[i, : lengths[i]] = self._tokens[self._pieces[row]][start : start + lengths[i]]
-        if input_ids.size and (int(input_ids.max()) >= self.vocabulary.size or int(input_ids.min()) < 0):
-            wrong = input_ids[(input_ids < 0) | (input_ids >= self.vocabulary.size)][0]
-            raise InputError(
-                f"corpus {self.name!r} holds token {wrong}, its vocabulary has {self.vocabulary.size}; "
-                "give the vocabulary that it was tokenised with"
+        input_ids, lengths, cell_ids, _ = self._gather(rows, max_len, packed=False)
+        return Batch(input_ids, lengths, cell_ids)
+
+    def packed_batch(self, rows: np.ndarray, max_len: int) -> PackedBatch:
+        """Cells by row, the first `max_len` tokens of each, one behind the other. Raises as `batch` does."""
+        return PackedBatch(*self._gather(rows, max_len, packed=True))
+
+    def _gather(self, rows: np.ndarray, max_len: int, packed: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        cell_ids = torch.tensor(np.asarray(rows, dtype=np.int64))
+        try:
+            input_ids, lengths, cu_seqlens = ops.gather_tokens(
+                self._chunks,
+                cell_ids,
+                vocabulary=self.vocabulary.size,
+                max_len=max_len,
+                pad_id=self.vocabulary.pad_token_id,
+                packed=packed,
             )
-        return Batch(torch.from_numpy(input_ids), torch.from_numpy(lengths), torch.from_numpy(rows))
+        except ValueError as error:
+            found = str(error).removeprefix("corrmask.gather_tokens: ")
+            raise InputError(
+                f"corpus {self.name!r}: {found}; give rows that it has, and the vocabulary that it was tokenised with"
+            ) from None
+        return input_ids, lengths, cell_ids, cu_seqlens
 
     def obs(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Columns of `obs` (all by default), indexed by the cells' names where the corpus has them.

@@ -19,6 +19,9 @@ STABLE_TORCH_LIBRARY(corrmask, m) {
       "bin_values(Tensor indptr, Tensor indices, Tensor values, Tensor cell_ids, *, Tensor seed, Tensor epoch, "
       "int n_bins) -> Tensor");
   m.def(
+      "gather_tokens(Tensor rows, Tensor chunks, *, int token_bits, int offset_bits, int vocabulary, int max_len, "
+      "int pad_id, bool packed, bool wide) -> (Tensor, Tensor, Tensor)");
+  m.def(
       "covariance_update(Tensor(a!) gram, Tensor(b!) sums, Tensor(c!) squares, Tensor(d!) expressed, Tensor ranks, "
       "Tensor indptr, Tensor indices, Tensor counts, Tensor levels, *, float target_sum, int first_panel) -> ()");
   m.def(

@@ -6,6 +6,7 @@ Arrays in, arrays out; every function asserts the shapes of what it is given.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -295,6 +296,29 @@ def pack(gram: np.ndarray, ranks: np.ndarray) -> np.ndarray:
     panels = np.full(size, np.nan)
     panels[place] = gram
     return panels
+
+
+def gather_tokens(
+    tokens: list[np.ndarray],
+    offsets: list[np.ndarray],
+    rows: np.ndarray,
+    *,
+    max_len: int,
+    pad_id: int = 0,
+    packed: bool = False,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of a ragged column in pieces: tokens [B, L] (packed: [sum of lengths]), lengths [B], cu_seqlens [B + 1]."""
+    assert len(tokens) == len(offsets)
+    cells = [part[a:b] for part, bounds in zip(tokens, offsets) for a, b in pairwise(bounds)]
+    taken = [cells[row][:max_len].astype(np.int64) for row in rows]
+    lengths = np.array([len(cell) for cell in taken], dtype=np.int64)
+    cu_seqlens = np.append(0, np.cumsum(lengths)).astype(np.int32)
+    if packed:
+        return np.concatenate([np.zeros(0, np.int64), *taken]), lengths, cu_seqlens
+    padded = np.full((len(rows), lengths.max(initial=0)), pad_id, dtype=np.int64)
+    for out, cell in zip(padded, taken):
+        out[: len(cell)] = cell
+    return padded, lengths, cu_seqlens
 
 
 def log_normalize(counts: np.ndarray, target_sum: float = 1e4) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from corrmask.bench.binning import binning_case
 from corrmask.bench.cells import Batch, draw_batch, draw_counts, partners_present
 from corrmask.bench.covariance import Products, covariance_case, edges_case, graph_case
 from corrmask.bench.encoding import encoding_case
+from corrmask.bench.loading import Cells, loading_case
 from corrmask.bench.masking import check_owners, masking_case, sampling_case
 from corrmask.bench.timing import Times, threads
 from corrmask.cli.app import main
@@ -61,7 +63,7 @@ def test_the_command_gives_the_documented_layout(tmp_path: Path, capsys: pytest.
     assert set(document["machine"]["versions"]) >= {"python", "corrmask", "torch", "numpy", "scipy"}
     kernels = {one["kernel"] for one in document["rows"]}
     assert kernels >= {"sample_groups", "mask_tokens", "rank_encode", "covariance_update", "topk_edges"}
-    assert kernels >= {"mask_tokens expand=0", "bin_values", "correlation_graph"}
+    assert kernels >= {"mask_tokens expand=0", "bin_values", "correlation_graph", "Loader", "Loader, masked"}
     for one in document["rows"]:
         assert set(one) == set(ROW)
         for name, kind in ROW.items():
@@ -96,6 +98,29 @@ def test_the_table_names_a_peer_that_wins(monkeypatch: pytest.MonkeyPatch, capsy
     assert "peer*" in shown.out
     assert "without absent (not installed)" in shown.err
     assert "no time at 3 x 3 (1 threads) for: another" in shown.err
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_loaders_read_the_cells_of_the_corpus(batch: Batch, masked: bool) -> None:
+    pytest.importorskip("datasets")
+    pytest.importorskip("transformers")
+    cells = Cells(batch, 100)
+    case = loading_case(cells, 16, masked=masked, batches=2, workers=(0,))
+    assert case.n_cells == 32
+    assert len(case.contestants) >= 3
+    for one in case.contestants:
+        for _ in range(4):  # into the next epoch
+            one.check(one.run())
+    input_ids, labels = case.contestants[0].run()
+    wrong = input_ids.clone()
+    wrong[3, 0] += 1
+    with pytest.raises(AssertionError):
+        case.contestants[0].check((wrong, None if labels is None else torch.full_like(labels, -100)))
+    assert cells.folder.exists()
+    folder = cells.folder
+    del case, cells, one
+    gc.collect()
+    assert not folder.exists()
 
 
 def test_bad_arguments_are_one_line() -> None:

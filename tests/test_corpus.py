@@ -17,6 +17,7 @@ from corrmask.errors import InputError
 from corrmask.vocabulary import Vocabulary
 
 datasets = pytest.importorskip("datasets")
+pa = pytest.importorskip("pyarrow")
 
 
 def make_vocabulary(n_genes: int = 20) -> Vocabulary:
@@ -138,6 +139,25 @@ def test_batches_are_padded_to_their_longest(tmp_path: Path) -> None:
     assert (batch.input_ids.dtype, batch.lengths.dtype, batch.cell_ids.dtype) == (torch.int64,) * 3
     assert corpus.batch(np.array([0]), 2).input_ids.shape == (1, 0)
     assert corpus.batch(np.array([], dtype=int), 2).input_ids.shape == (0, 0)
+    packed = corpus.packed_batch(np.array([1, 0, 2]), 2)
+    assert packed.input_ids.tolist() == [3, 1, 5]
+    assert packed.cu_seqlens.tolist() == [0, 2, 2, 3]
+    assert (packed.lengths.tolist(), packed.cell_ids.tolist()) == ([2, 0, 1], [1, 0, 2])
+    for row in (3, -1):
+        with pytest.raises(InputError, match=rf"0 \.\. 2, got {row}"):
+            corpus.batch(np.array([0, row]), 2)
+
+
+def test_tokens_are_read_from_the_mapped_file(tmp_path: Path) -> None:
+    """Without a copy: the addresses that the kernel reads lie in the mapped shards."""
+    vocabulary = make_vocabulary()
+    path = write(tmp_path / "corpus", make_cells(40, vocabulary), vocabulary)
+    corpus = Corpus.open(path)
+    mapped = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(".arrow")]
+    ranges = [[int(end, 16) for end in line[0].split("-")] for line in mapped if str(path) in line[-1]]
+    addresses = corpus._chunks.table[:-1, 1:3].ravel().tolist()
+    assert addresses
+    assert all(any(low <= address < high for low, high in ranges) for address in addresses)
 
 
 def test_the_hash_is_of_the_content(tmp_path: Path) -> None:
@@ -215,14 +235,6 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="cannot be opened"):
         Corpus.open(tmp_path / "empty")
-    path = write(tmp_path / "corpus", make_cells(40, vocabulary), vocabulary)
-    shard = path / "data-00000.arrow"
-    shard.write_bytes(shard.read_bytes()[:900])
-    with pytest.raises(InputError, match="cannot be opened"):
-        Corpus.open(path)
-    shard.unlink()
-    with pytest.raises(InputError, match="cannot be opened"):
-        Corpus.open(path)
     split = datasets.Dataset.from_dict({"input_ids": [[4]]})
     datasets.DatasetDict(train=split, test=split).save_to_disk(str(tmp_path / "splits"))
     with pytest.raises(InputError, match="several splits"):
@@ -231,6 +243,98 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     (damaged / "vocabulary.json").write_text("{")
     with pytest.raises(InputError, match="not a vocabulary"):
         Corpus.open(damaged)
+
+
+def test_a_shard_cut_short_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At any place, the ends of its record batches included: there, Arrow takes it for a shorter one."""
+    monkeypatch.setattr(corpus_module, "SHARD_CELLS", 10)
+    vocabulary = make_vocabulary()
+    path = write(tmp_path / "corpus", make_cells(30, vocabulary), vocabulary, chunk=5)
+    assert Corpus.open(path).n_cells == 30
+    shard = path / "data-00001.arrow"
+    whole = shard.read_bytes()
+    for kept in [*range(0, len(whole), 104), *range(len(whole) - 500, len(whole), 8), len(whole) - 1]:
+        shard.write_bytes(whole[:kept])
+        with pytest.raises(InputError, match=r"'data-00001.arrow' is cut short") as caught:
+            Corpus.open(path)
+        assert "\n" not in str(caught.value)
+    shard.unlink()
+    with pytest.raises(InputError, match=r"lacks its file 'data-00001.arrow'"):
+        Corpus.open(path)
+
+
+def test_damaged_offsets_are_named_as_their_row_is_read(tmp_path: Path) -> None:
+    vocabulary = make_vocabulary()
+    path = write(tmp_path / "corpus", [[4, 5, 6], [7, 8], [9, 10, 11, 12]], vocabulary)
+    shard = path / "data-00000.arrow"
+    offsets = np.array([0, 3, 5, 9], dtype=np.int32).tobytes()
+    assert shard.read_bytes().count(offsets) == 1
+    shard.write_bytes(shard.read_bytes().replace(offsets, np.array([0, 3, 7000, 9], dtype=np.int32).tobytes()))
+    corpus = Corpus.open(path)
+    assert corpus.batch(np.array([0]), 9).input_ids.tolist() == [[4, 5, 6]]
+    for row in (1, 2):
+        with pytest.raises(InputError, match=rf"row {row} is damaged"):
+            corpus.batch(np.array([0, row]), 9)
+
+
+@pytest.mark.parametrize("kind", ["uint16", "int32", "int64"])
+@pytest.mark.parametrize("large", [False, True])
+def test_shards_of_datasets(tmp_path: Path, kind: str, large: bool) -> None:
+    """As `save_to_disk` writes them: several, one of which may hold no cell; mapped, whatever the width."""
+    cells = make_cells(11, make_vocabulary())
+    one = datasets.LargeList if large else datasets.List
+    features = datasets.Features({"input_ids": one(datasets.Value(kind))})
+    dataset = datasets.Dataset.from_dict({"input_ids": cells}, features=features)
+    dataset.save_to_disk(str(tmp_path / "corpus"), num_shards=4)
+    assert read(Corpus.open(tmp_path / "corpus", make_vocabulary())) == cells
+    first, second = (tmp_path / "corpus" / f"data-0000{i}-of-00004.arrow" for i in range(2))
+    table = pa.ipc.open_stream(first.read_bytes()).read_all()
+    for batches in ([], [pa.record_batch([[]], schema=table.schema)]):
+        with pa.OSFile(str(second), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+            for empty in batches:
+                stream.write_batch(empty)
+        assert read(Corpus.open(tmp_path / "corpus", make_vocabulary())) == [*cells[:3], *cells[6:]]
+
+
+def test_datasets_in_memory_and_streamed(tmp_path: Path) -> None:
+    vocabulary = make_vocabulary()
+    cells = make_cells(9, vocabulary)
+    dataset = datasets.Dataset.from_dict({"input_ids": cells, "donor": list("abcabcabc")})
+    for one in (dataset, dataset.to_iterable_dataset(), dataset.with_format("torch")):
+        corpus = Corpus.from_dataset(one, vocabulary)
+        assert read(corpus) == cells
+        assert corpus.obs()["donor"].tolist() == list("abcabcabc")
+        assert corpus.hash
+    rows = [7, 2, 2]
+    assert read(Corpus.from_dataset(dataset.select(rows), vocabulary)) == [cells[row] for row in rows]
+    joined = datasets.concatenate_datasets([dataset, dataset.select([3])])
+    assert read(Corpus.from_dataset(joined, vocabulary)) == [*cells, cells[3]]
+    with pytest.raises(InputError, match=r"must be a datasets\.Dataset, got DatasetDict"):
+        Corpus.from_dataset(datasets.DatasetDict(train=dataset), vocabulary)
+    with pytest.raises(InputError, match="no column 'input_ids'"):
+        Corpus.from_dataset(dataset.remove_columns("input_ids"), vocabulary)
+
+
+def test_parquet(tmp_path: Path) -> None:
+    vocabulary = make_vocabulary()
+    cells = make_cells(10, vocabulary)
+    (tmp_path / "corpus").mkdir()
+    for i in range(2):
+        part = datasets.Dataset.from_dict({"input_ids": cells[5 * i : 5 * i + 5], "donor": [i] * 5})
+        part.to_parquet(str(tmp_path / "corpus" / f"part-{i}.parquet"))
+    with pytest.raises(InputError, match=r"no vocabulary\.json"):
+        Corpus.open(tmp_path / "corpus")
+    corpus = Corpus.open(tmp_path / "corpus", vocabulary)
+    assert read(corpus) == cells
+    assert corpus.obs()["donor"].tolist() == [0] * 5 + [1] * 5
+    file = tmp_path / "corpus" / "part-1.parquet"
+    one = Corpus.open(file, vocabulary)
+    assert read(one) == cells[5:]
+    assert one.hash != corpus.hash
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"part-1\.parquet' cannot be read") as caught:
+        Corpus.open(tmp_path / "corpus", vocabulary)
+    assert "\n" not in str(caught.value)
 
 
 def test_obs_columns_that_tokens_take(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 
-import numpy as np
 import pytest
 import torch
 
@@ -24,7 +23,7 @@ from corrmask.errors import InputError
 from corrmask.model import build_model
 from corrmask.training import Settings, pretrain
 from corrmask.training.log import read_metrics
-from corrmask.training.schedule import batches_per_epoch, dropout_seed, expand_share, learning_rate, shuffled
+from corrmask.training.schedule import dropout_seed, expand_share, learning_rate
 from corrmask.training.step import build_optimizer
 
 
@@ -48,30 +47,11 @@ def test_expand_share():
     assert expand_share(1, first=0.5, last=0.25, steps=2) == 0.375
 
 
-def test_order_is_a_pure_function_of_seed_and_epoch():
-    rows = np.array([40, 3, 7, 2**40, 12, 9])
-    first = shuffled(rows, seed=1, epoch=0)
-    assert sorted(first) == sorted(rows)
-    np.testing.assert_array_equal(first, shuffled(rows[::-1], seed=1, epoch=0))
-    many = np.arange(1000)
-    orders = [shuffled(many, seed=seed, epoch=epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (2**62, 2**27))]
-    for i, one in enumerate(orders):
-        assert sorted(one) == list(many)
-        assert all((one != other).any() for other in orders[:i])
-    # two cells stand in the same order whatever others there are
-    some = many[::3]
-    np.testing.assert_array_equal(orders[0][np.isin(orders[0], some)], shuffled(some, seed=0, epoch=0))
-
-
 def test_dropout_seeds_differ_and_repeat():
     seeds = [dropout_seed(step, seed=seed) for step in range(50) for seed in (0, 1)]
     assert len(set(seeds)) == 100
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert dropout_seed(7, seed=1) == seeds[15]
-
-
-def test_batches_per_epoch():
-    assert [batches_per_epoch(n, 16) for n in (1, 15, 16, 31, 32)] == [1, 1, 1, 1, 2]
 
 
 def test_biases_and_layer_norm_do_not_decay(inputs):
@@ -142,11 +122,9 @@ def test_what_a_run_leaves(inputs, tmp_path):
     assert [line["expand"] for line in train[:6]] == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1], abs=2**-32)
     per_epoch = record["steps_per_epoch"]
     assert [line["epoch"] for line in train] == [step // per_epoch for step in range(12)]
-    assert all(line["cells"] == 16 and 0 <= line["data_share"] + line["mask_share"] <= 1 for line in train)
-    seconds = sum(line["seconds"] for line in train)
-    for name, share in (("data", "data_share"), ("masks", "mask_share")):
-        waited = sum(line[share] * line["seconds"] for line in train)
-        assert record["waiting"][name] == pytest.approx(waited / seconds)
+    assert all(line["cells"] == 16 and 0 <= line["wait_share"] <= 1 for line in train)
+    waited = sum(line["wait_share"] * line["seconds"] for line in train)
+    assert record["waited"] == pytest.approx(waited / sum(line["seconds"] for line in train))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder / "tensorboard")).Reload()

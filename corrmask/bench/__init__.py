@@ -19,6 +19,7 @@ from corrmask.bench import cells, machine, packages
 from corrmask.bench.binning import binning_case
 from corrmask.bench.covariance import Products, covariance_case, edges_case, graph_case
 from corrmask.bench.encoding import encoding_case
+from corrmask.bench.loading import Cells, loading_case
 from corrmask.bench.masking import masking_case, sampling_case
 from corrmask.bench.timing import Case, Contestant, Times, compare, threads
 from corrmask.errors import InputError
@@ -37,6 +38,7 @@ _COVARIANCE = (
     (20_000, 20_000, 1_500, 6),
 )
 _ENCODING = (200, 2_000, 10_000)
+_LOADING = (1, 32)  # batches of 64 cells
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,11 @@ def _plan(batch: cells.Batch) -> Iterator[tuple[float, list[_Step]]]:
         0.06,
         [_Step(partial(_encoding, n_cells), growth) for n_cells, growth in zip(_ENCODING, growths, strict=True)],
     )
+    if packages.has("datasets") and packages.has("pyarrow"):
+        corpus = Cells(batch, 4000)
+        for masked in (False, True):
+            steps = [partial(loading_case, corpus, 64, masked=masked, batches=n, workers=(0,)) for n in _LOADING]
+            yield 0.05, [_Step(steps[0]), _Step(steps[1], _LOADING[1] / _LOADING[0])]
     for weight, make in ((0.4, covariance_case), (0.06, edges_case), (0.12, graph_case)):
         # Up to three squares of float64, or float32 ones twice as many, and each nonzero in several widths.
         yield (

@@ -48,6 +48,11 @@ def collator_class() -> Any:
     return None if module is None else module.DataCollatorForLanguageModeling
 
 
+def scdataset() -> Any:
+    """The package scDataset, or None."""
+    return _load("scdataset")[0] if has("scdataset") else None
+
+
 def safe_sparse_dot() -> Any:
     """scikit-learn's product of sparse matrices, or None."""
     if not has("sklearn"):
@@ -61,6 +66,7 @@ def missing() -> dict[str, str]:
     reasons = {}
     for name, module, loaded in (
         ("transformers", "transformers.data.data_collator", collator_class()),
+        ("scDataset", "scdataset", scdataset()),
         ("sparse_dot_mkl", "sparse_dot_mkl", sparse_dot_mkl()),
         ("scikit-learn", "sklearn.utils.extmath", safe_sparse_dot()),
     ):

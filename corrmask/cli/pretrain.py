@@ -157,9 +157,7 @@ def _print(output: Path, record: dict[str, Any]) -> None:
         lines.append(
             f"held-out cells, masked at random: loss {validation['loss']:.4f}, accuracy {validation['accuracy']:.2%}"
         )
-    if "waiting" in record:
-        waiting = record["waiting"]
-        lines.append(f"waited for cells {waiting['data']:.2%} of the training time, for masks {waiting['masks']:.2%}")
+    lines.append(f"waited for masked cells {record['waited']:.2%} of the training time")
     console.out.print("\n".join(lines), markup=False)
     if cells["without_tokens"]:
         console.note(f"left out: {cells['without_tokens']:,} cells without tokens")

@@ -72,12 +72,10 @@ def truncate(path: Path, step: int) -> None:
         file.truncate(end)
 
 
-def waiting(lines: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Shares of the time of all updates that were spent waiting: for cells ("data") and for their masks ("masks")."""
+def waited_share(lines: Iterable[dict[str, Any]]) -> float:
+    """Share of the time of all updates that was spent waiting for masked cells."""
     updates = [line for line in lines if line["kind"] == "train"]
-    total = sum(line["seconds"] for line in updates)
-    names = {"data": "data_share", "masks": "mask_share"}
-    return {name: sum(line[key] * line["seconds"] for line in updates) / total for name, key in names.items()}
+    return sum(line["wait_share"] * line["seconds"] for line in updates) / sum(line["seconds"] for line in updates)
 
 
 def read_metrics(output: str | Path) -> list[dict[str, Any]]:

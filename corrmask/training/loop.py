@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,14 @@ from corrmask.corpus import Corpus, split_cells
 from corrmask.distributed import Ranks, joined
 from corrmask.errors import InputError
 from corrmask.graph import GeneGraph
+from corrmask.loader import Loader
 from corrmask.model import build_model, choose_device
+from corrmask.order import batches_per_epoch, shuffled
 from corrmask.progress import Progress, silent
 from corrmask.training import output as run_folder
 from corrmask.training.checkpoint import newest_checkpoint, read_checkpoint, remove_leftovers, write_checkpoint
-from corrmask.training.log import Log, read_metrics, waiting
-from corrmask.training.schedule import batches_per_epoch, expand_share, shuffled
+from corrmask.training.log import Log, read_metrics, waited_share
+from corrmask.training.schedule import expand_share
 from corrmask.training.settings import Settings, graph_hash, plain
 from corrmask.training.step import build_optimizer, shared, update
 from corrmask.training.validation import Validation
@@ -226,42 +228,41 @@ class _Run:
         model.train()
         validate_every = settings.validate_every or self.steps
         checkpoint_every = settings.checkpoint_every or self.steps
-        order, order_epoch = np.zeros(0, np.int64), -1
+        loader = Loader(
+            self.corpus,
+            settings.batch_size,
+            settings.max_len,
+            rows=self.train_rows,
+            seed=settings.seed,
+            masker=self.masker,
+            expand=self._expand,
+            rank=ranks.rank,
+            world_size=ranks.world,
+        )
         checkpoint = self.checkpoint
-        with Log(self.folder, None if checkpoint is None else self.start) if first else nullcontext() as log:
+        batches = loader.batches(self.start, self.steps)
+        opened = Log(self.folder, None if checkpoint is None else self.start) if first else nullcontext()
+        with opened as log, closing(batches):
             if self.validation is not None and self.start == 0:
                 values = self.validation(model, self.device, progress, ranks)
                 if log is not None:
                     log.write("validation", 0, values)
             progress("pretrain", self.start, self.steps)
-            for step in range(self.start, self.steps):
-                started = time.perf_counter()
-                epoch, place = divmod(step, self.per_epoch)
-                if epoch != order_epoch:
-                    order, order_epoch = shuffled(self.train_rows, seed=settings.seed, epoch=epoch), epoch
-                rows = order[place * settings.batch_size : (place + 1) * settings.batch_size]
-                batch = self.corpus.batch(rows[ranks.rank :: ranks.world], settings.max_len)
-                have_cells = time.perf_counter()
-                if settings.expand_from is not None:
-                    assert settings.expand_steps is not None
-                    self.masker.expand = expand_share(
-                        step, first=settings.expand_from, last=settings.expand, steps=settings.expand_steps
-                    )
-                input_ids, labels = self.masker(*batch, epoch=epoch)
-                have_masks = time.perf_counter()
-                values = update(objective, optimizer, step, input_ids, labels, batch.lengths, settings, ranks)
+            started, waited = time.perf_counter(), loader.waited
+            for batch in batches:
+                step = batch.step
+                assert batch.labels is not None
+                values = update(
+                    objective, optimizer, step, batch.input_ids, batch.labels, batch.lengths, settings, ranks
+                )
                 seconds = time.perf_counter() - started
-                tokens = int(np.minimum(self.corpus.lengths[rows], settings.max_len).sum())
                 values |= {
-                    "epoch": epoch,
-                    "expand": self.masker.expand,
-                    "cells": len(rows),
-                    "tokens": tokens,
+                    "epoch": batch.epoch,
+                    "expand": self._expand(step),
                     "seconds": seconds,
-                    "cells_per_second": len(rows) / seconds,
-                    "tokens_per_second": tokens / seconds,
-                    "data_share": (have_cells - started) / seconds,
-                    "mask_share": (have_masks - have_cells) / seconds,
+                    "cells_per_second": values["cells"] / seconds,
+                    "tokens_per_second": values["tokens"] / seconds,
+                    "wait_share": (loader.waited - waited) / seconds,
                 }
                 done = step + 1
                 if log is not None:
@@ -275,6 +276,7 @@ class _Run:
                     if log is not None:
                         log.sync()
                     checkpoint = ranks.first(partial(self._save, done, model, optimizer))
+                started, waited = time.perf_counter(), loader.waited
         assert checkpoint is not None
         return ranks.first(partial(self._finish, checkpoint))
 
@@ -289,7 +291,15 @@ class _Run:
         self.record |= {
             "finished": True,
             "validation": validations[-1] if validations else None,
-            "waiting": waiting(lines),
+            "waited": waited_share(lines),
         }
         run_folder.finish(self.folder, checkpoint, self.record)
         return self.record
+
+    def _expand(self, step: int) -> float:
+        """Share of seeds that bring their group at an update."""
+        settings = self.settings
+        if settings.expand_from is None:
+            return self.masker.expand
+        assert settings.expand_steps is not None
+        return expand_share(step, first=settings.expand_from, last=settings.expand, steps=settings.expand_steps)

@@ -1,16 +1,14 @@
 """What happens at which step: pure functions of settings, seed and step, so that nothing need be stored to resume.
 
-Random numbers are Philox words, as in the masks: stream 3 orders cells, stream 4 seeds dropout.
+Random numbers are Philox words, as in the masks: stream 4 seeds dropout; `corrmask.order` has the order of cells.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from corrmask import ops
 
-_ORDER_STREAM = 3
 _DROPOUT_STREAM = 4
 
 
@@ -30,35 +28,8 @@ def expand_share(step: int, *, first: float, last: float, steps: int) -> float:
     return first + (last - first) * min(1.0, step / steps)
 
 
-def shuffled(rows: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
-    """Rows in the order of an epoch: int64, a pure function of (seed, epoch).
-
-    Rows are sorted by a 64-bit random key of their own (ties by row), so the order of two cells does not depend on
-    which others are trained on, nor on the version of a library.
-    """
-    rows = np.sort(np.asarray(rows, dtype=np.int64))
-    counter = np.empty((len(rows), 4), dtype=np.int64)
-    counter[:, 0], counter[:, 1] = rows & 0xFFFFFFFF, rows >> 32
-    counter[:, 2], counter[:, 3] = 0, (epoch << 4) | _ORDER_STREAM
-    words = ops.philox4x32(_key(seed), torch.from_numpy(counter)).numpy().astype(np.uint64)
-    return rows[np.argsort((words[:, 0] << np.uint64(32)) | words[:, 1], kind="stable")]
-
-
-def batches_per_epoch(n_cells: int, batch_size: int) -> int:
-    """Whole batches of an epoch.
-
-    The cells left over after the last whole batch stay out of that epoch (others each time, for the order differs); a
-    corpus of fewer cells than a batch makes one batch of all of them.
-    """
-    return max(1, n_cells // batch_size)
-
-
 def dropout_seed(step: int, *, seed: int, rank: int = 0) -> int:
     """Seed of torch's generator before update `step` on a rank: 0 .. 2**63 - 1."""
     counter = torch.tensor([[step & 0xFFFFFFFF, step >> 32, rank, _DROPOUT_STREAM]])
-    words = ops.philox4x32(_key(seed), counter)[0].tolist()
+    words = ops.philox4x32(torch.tensor([seed & 0xFFFFFFFF, seed >> 32]), counter)[0].tolist()
     return (words[0] << 31) | (words[1] >> 1)
-
-
-def _key(seed: int) -> torch.Tensor:
-    return torch.tensor([seed & 0xFFFFFFFF, seed >> 32])

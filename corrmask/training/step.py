@@ -101,7 +101,7 @@ def update(
         group["lr"] = rate
     torch.manual_seed(dropout_seed(step, seed=settings.seed, rank=ranks.rank))
     batch = pack(input_ids, labels, lengths, device)
-    n_masked = round(ranks.sum([len(batch.targets)])[0])
+    n_masked, n_cells, n_tokens = map(round, ranks.sum([len(batch.targets), len(lengths), len(batch.input_ids)]))
     n = max(1, n_masked)  # a batch may hold nothing but special tokens
     with autocast(settings, device):
         total = objective(batch)
@@ -109,7 +109,8 @@ def update(
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(objective.parameters(), settings.clip if settings.clip > 0 else math.inf)
-    values = {"loss": ranks.sum([total.item()])[0] / n, "lr": rate, "grad_norm": norm.item(), "masked": n_masked}
+    values = {"loss": ranks.sum([total.item()])[0] / n, "lr": rate, "grad_norm": norm.item()}
+    values |= {"masked": n_masked, "cells": n_cells, "tokens": n_tokens}
     check_finite(f"step {step + 1}", loss=values["loss"], grad_norm=values["grad_norm"])
     optimizer.step()
     return values

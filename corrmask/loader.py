@@ -1,0 +1,251 @@
+"""Batches read ahead by threads, in an order that is a pure function of (seed, epoch): training does not wait for data.
+
+Threads suffice, since the operators that read and mask run without Python's lock. Nothing is copied between processes.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from corrmask.corpus import Corpus
+from corrmask.errors import InputError
+from corrmask.masking import CorrMasker
+from corrmask.order import BalancedOrder, Order, ShuffledOrder, batches_per_epoch
+
+
+class LoadedBatch(NamedTuple):
+    """Cells of one step, masked where the loader has a masker."""
+
+    step: int
+    epoch: int
+    input_ids: Tensor  # int64 [B, L], L the longest of the batch; packed: [sum of lengths]
+    labels: Tensor | None  # int64, as input_ids: the token where it is masked, else -100; None without a masker
+    lengths: Tensor  # int64 [B]
+    cell_ids: Tensor  # int64 [B], rows of the corpus
+    cu_seqlens: Tensor | None  # int32 [B + 1], where each cell of a packed batch starts, and the end; None where padded
+
+
+class Loader:
+    """Reads, shuffles and masks the cells of a corpus ahead of who consumes them.
+
+    Step t is a batch of the same cells with the same masks for any number of threads and ranks; where ``rank`` of
+    ``world_size`` processes read, each gets its slice of that batch. Nothing need be stored to go on at any step.
+
+    Parameters
+    ----------
+    corpus
+        Tokenised cells.
+    batch_size
+        Cells of a step, of all ranks together. An epoch has whole batches (`corrmask.order.batches_per_epoch`).
+    max_len
+        Most tokens of a cell.
+    rows
+        int64, ascending: the cells to read; all by default.
+    seed
+        Of the order: 0 <= seed < 2**63.
+    balance
+        A column of `obs`: each of its labels is drawn equally often (`corrmask.order.BalancedOrder`); cells without a
+        label are left out. None reads each cell once an epoch.
+    packed
+        Cells one behind the other, without padding.
+    masker
+        On the CPU. None leaves the cells as they are.
+    expand
+        The masker's `expand` by step, for a schedule.
+    threads
+        Threads that read ahead; each computes alone.
+    ahead
+        Batches that are read ahead, at most; by default two for each thread and one more.
+    pin_memory
+        Whether batches lie in pinned memory; by default where `device` is a CUDA device.
+    device
+        Where batches go: copied by a stream of its own, while the consumer computes. None leaves them on the CPU.
+    rank, world_size
+        Which slice of each batch is read.
+
+    Attributes
+    ----------
+    waited
+        Seconds that the consumer has waited for batches.
+
+    Raises
+    ------
+    InputError
+        An argument is out of range, or there is no cell to read.
+
+    Examples
+    --------
+    >>> loader = Loader(corpus, batch_size=64, max_len=2048, masker=masker, threads=2)
+    >>> for epoch in range(3):
+    ...     for batch in loader.epoch(epoch):
+    ...         model(input_ids=batch.input_ids, labels=batch.labels)
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        batch_size: int,
+        max_len: int,
+        *,
+        rows: np.ndarray | None = None,
+        seed: int = 0,
+        balance: str | None = None,
+        packed: bool = False,
+        masker: CorrMasker | None = None,
+        expand: Callable[[int], float] | None = None,
+        threads: int = 2,
+        ahead: int | None = None,
+        pin_memory: bool | None = None,
+        device: torch.device | str | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        ahead = 2 * threads + 1 if ahead is None else ahead
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("max_len", max_len, 1),
+            ("threads", threads, 1),
+            ("ahead", ahead, 1),
+            ("seed", seed, 0),
+            ("world_size", world_size, 1),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"Loader: {name!r} must be a whole number of at least {least}, got {value!r}")
+        if not 0 <= rank < world_size:
+            raise InputError(f"Loader: 'rank' must be in 0 .. {world_size - 1}, got {rank}")
+        self._device = torch.device("cpu" if device is None else device)
+        on_cuda = self._device.type == "cuda"
+        self._pin_memory = on_cuda if pin_memory is None else pin_memory
+        if (on_cuda or self._pin_memory) and not torch.cuda.is_available():
+            raise InputError("Loader: there is no CUDA device; leave out 'device' and 'pin_memory'")
+        if masker is not None and not masker.token_group.is_cpu:
+            raise InputError("Loader: 'masker' must be on the CPU, where cells are read; or mask on the device")
+        n = corpus.n_cells if rows is None else len(rows)
+        if n == 0:
+            raise InputError(f"Loader: corpus {corpus.name!r} has no cells to read; give another, or other 'rows'")
+        self._order: Order = ShuffledOrder(n if rows is None else rows, seed=seed)
+        if balance is not None:
+            import pandas as pd
+
+            rows = np.arange(n) if rows is None else rows
+            labels = pd.factorize(corpus.obs([balance])[balance].to_numpy())[0][rows]
+            self._order = BalancedOrder(rows, labels, seed=seed)
+        self._corpus, self._batch_size, self._max_len = corpus, batch_size, max_len
+        self._packed, self._masker, self._expand = packed, masker, expand
+        self._threads, self._ahead = threads, ahead
+        self._rank, self._world_size = rank, world_size
+        self._stream = torch.cuda.Stream(self._device) if on_cuda else None
+        self.waited = 0.0
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return batches_per_epoch(len(self._order), self._batch_size)
+
+    def epoch(self, number: int) -> Generator[LoadedBatch, None, None]:
+        """The batches of one epoch, 0 <= number < 2**28."""
+        return self.batches(number * len(self), (number + 1) * len(self))
+
+    def batches(self, first: int = 0, last: int | None = None) -> Generator[LoadedBatch, None, None]:
+        """The batches of the steps first .. last - 1, through the epochs; None never ends.
+
+        What fails in a thread is raised here, at its step. The threads end when the steps do, at an error, and when
+        the generator is closed (``with contextlib.closing(loader.batches()) as batches``).
+        """
+        pending: deque[Future[Any]] = deque()
+        pool = self._start_threads()
+        try:
+            coming = first
+            while True:
+                while len(pending) < self._ahead and (last is None or coming < last):
+                    pending.append(pool.submit(self._load, coming))
+                    coming += 1
+                if not pending:
+                    return
+                before = time.perf_counter()
+                batch, copied = pending.popleft().result()
+                if copied is not None:
+                    _hand_over(batch, copied, self._device)
+                self.waited += time.perf_counter() - before
+                yield batch
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _start_threads(self) -> ThreadPoolExecutor:
+        """Threads whose operators run on one thread: else each of them would start as many as torch has."""
+        ready = threading.Barrier(self._threads + 1)
+
+        def alone() -> None:
+            torch.get_num_threads()  # takes over torch's number, which would else happen at the first operator
+            torch.set_num_threads(1)
+            ready.wait()
+
+        n_threads = torch.get_num_threads()
+        pool = ThreadPoolExecutor(self._threads, "corrmask-loader", alone)
+        for _ in range(self._threads):
+            pool.submit(int)
+        ready.wait()
+        torch.set_num_threads(n_threads)  # for the threads that others start from now on
+        return pool
+
+    def _load(self, step: int) -> tuple[LoadedBatch, Any]:
+        """One batch, in one of the threads, and the CUDA event of its copy."""
+        epoch, place = divmod(step, len(self))
+        start = place * self._batch_size
+        n = min(self._batch_size, len(self._order) - start)
+        first, last = (start + n * rank // self._world_size for rank in (self._rank, self._rank + 1))
+        rows = self._order.take(epoch, first, last)
+        labels = cu_seqlens = None
+        if self._packed and self._masker is None:
+            input_ids, lengths, cell_ids, cu_seqlens = self._corpus.packed_batch(rows, self._max_len)
+        else:
+            input_ids, lengths, cell_ids = self._corpus.batch(rows, self._max_len)
+        if self._masker is not None:
+            masker = self._masker
+            if self._expand is not None:
+                masker = copy.copy(masker)  # the threads mask several steps at a time
+                masker.expand = self._expand(step)
+            input_ids, labels = masker(input_ids, lengths, cell_ids, epoch=epoch)
+            if self._packed:
+                input_ids, labels = _pack(input_ids, lengths), _pack(labels, lengths)
+                cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
+        return self._copied(LoadedBatch(step, epoch, input_ids, labels, lengths, cell_ids, cu_seqlens))
+
+    def _copied(self, batch: LoadedBatch) -> tuple[LoadedBatch, Any]:
+        """The batch where it is wanted."""
+        if self._pin_memory:
+            batch = _each(batch, lambda tensor: tensor.pin_memory())
+        if self._stream is None:
+            return _each(batch, lambda tensor: tensor.to(self._device)), None
+        with torch.cuda.stream(self._stream):
+            batch = _each(batch, lambda tensor: tensor.to(self._device, non_blocking=True))
+            return batch, self._stream.record_event()
+
+
+def _pack(padded: Tensor, lengths: Tensor) -> Tensor:
+    # numpy's slices cost a tenth of torch's
+    cells = [row[:length] for row, length in zip(padded.numpy(), lengths.tolist(), strict=True)]
+    return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *cells]))
+
+
+def _each(batch: LoadedBatch, function: Callable[[Tensor], Tensor]) -> LoadedBatch:
+    changed: dict[str, Any] = {name: function(one) for name, one in batch._asdict().items() if isinstance(one, Tensor)}
+    return batch._replace(**changed)
+
+
+def _hand_over(batch: LoadedBatch, copied: Any, device: torch.device) -> None:
+    """Let the consumer's stream wait for the copy, and the allocator for the consumer."""
+    stream = torch.cuda.current_stream(device)
+    stream.wait_event(copied)
+    for one in batch:
+        if isinstance(one, Tensor):
+            one.record_stream(stream)
