@@ -9,14 +9,7 @@ from torch import Tensor, nn
 
 from corrmask import ops
 from corrmask.errors import InputError
-from corrmask.groups import SPECIAL, GroupTable
-
-
-def threshold(probability: float, name: str = "probability") -> int:
-    """A probability as a threshold of 2**32, by which the kernels decide in integers."""
-    if not 0 <= probability <= 1:
-        raise InputError(f"{name!r} must be in 0 .. 1, got {probability}")
-    return round(probability * 2**32)
+from corrmask.groups import SPECIAL, GroupTable, threshold
 
 
 class CorrMasker(nn.Module):

@@ -23,10 +23,11 @@ ARM_COLOURS = {
     "random": "#7f7f7f",
     "weighted": "#e69f00",
     "corr": "#0072b2",
+    "levelled": "#56b4e9",
     "module": "#009e73",
     "rewired": "#d55e00",
 }
-_OTHERS = ("#cc79a7", "#56b4e9", "#000000", "#8a6d00", "#882255", "#44aa99")
+_OTHERS = ("#cc79a7", "#f0e442", "#000000", "#8a6d00", "#882255", "#44aa99")
 _LABELS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#332288", "#999933", "#882255", "#44aa99")
 _MARKERS = "osD^vPX<>*"
 _GREY = "#bdbdbd"

@@ -20,7 +20,7 @@ LAYERS = [
     ["genes", "vocabulary", "geneformer"],
     ["medians", "corpus", "tokenization"],
     ["covariance", "graph"],
-    ["rewiring", "modules", "groups"],
+    ["rewiring", "modules", "groups", "levelling"],
     ["masking"],
     ["arms", "hf"],
     ["model", "training", "embedding"],

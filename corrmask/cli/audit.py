@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def audit(
     corpus: Annotated[Path, typer.Option(help="The corpus folder.")],
     graph: Annotated[Path, typer.Option(help="The dependency graph, by which leakage is judged.")],
-    arms: Annotated[str, typer.Option(help="Masks to look at.")] = "random,weighted,corr,module,rewired",
+    arms: Annotated[str, typer.Option(help="Masks to look at.")] = "random,weighted,corr,levelled,module,rewired",
     rate: Annotated[float, typer.Option(help="Share of each cell's genes that is masked.")] = 0.15,
     expand: Annotated[float, typer.Option(help="Share of seeds that bring their group.")] = 1.0,
     max_group: Annotated[
@@ -153,14 +153,17 @@ def _print(document: dict[str, Any]) -> None:
     console.out.print(masks)
     console.out.print(leaks)
     first = next(iter(arms.values()))["mask_frequency"]
-    by_gene = Table(title=f"mask frequency of {first['genes']:,} genes, each in {settings['min_cells']} cells or more")
-    for heading in ("arm", "5 %", "25 %", "median", "75 %", "95 %", "most"):
+    by_gene = Table(
+        title=f"mask frequency of {first['genes']:,} genes, each in {settings['min_cells']} cells or more",
+        caption="near the rate: genes within a quarter of it",
+    )
+    for heading in ("arm", "5 %", "25 %", "median", "75 %", "95 %", "most", "near the\nrate"):
         by_gene.add_column(heading, justify="left" if heading == "arm" else "right")
     by_gene.add_column("masked most")
     by_gene.add_column("masked least")
     for name, arm in arms.items():
         frequency = arm["mask_frequency"]
-        quantiles = [_percent(frequency[key]) for key in ("q5", "q25", "q50", "q75", "q95", "max")]
+        quantiles = [_percent(frequency[key]) for key in ("q5", "q25", "q50", "q75", "q95", "max", "near_rate")]
         by_gene.add_row(name, *quantiles, _names(frequency["most_masked"]), _names(frequency["least_masked"]))
     if first["genes"]:
         console.out.print(by_gene)

@@ -78,7 +78,7 @@ def pretrain(
     if graph is None and settings.mask != "random":
         raise InputError(f"mask {settings.mask!r} needs a graph; write one with `corrmask graph` and give it (--graph)")
     with run_folder.opened(output, resume=resume, overwrite=overwrite) as folder:
-        return _Run(corpus, folder, settings, graph, vocabulary, resume).train(progress)
+        return _Run(corpus, folder, settings, graph, vocabulary, resume, progress).train(progress)
 
 
 class _Run:
@@ -92,6 +92,7 @@ class _Run:
         graph: GeneGraph | str | Path | None,
         vocabulary: Vocabulary | None,
         resume: bool,
+        progress: Progress,
     ) -> None:
         self.folder = folder
         self.corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus, vocabulary)
@@ -138,6 +139,7 @@ class _Run:
             expand=settings.expand,
             max_group=settings.max_group,
             seed=settings.seed,
+            progress=progress,
         )
         validated = self.held_out
         if settings.validate_cells:
