@@ -84,6 +84,8 @@ class CorrMasker(nn.Module):
             if len(genes) == 0 or int(genes[-1]) - int(genes[0]) + 1 != len(genes):
                 raise InputError("CorrMasker: gene tokens do not follow one another; pass 'gene_token_range'")
             gene_token_range = int(genes[0]), int(genes[-1]) + 1
+        never = torch.nonzero(groups.token_group == SPECIAL).ravel()
+        self.special_token = int(never[0]) if len(never) else None  # one that is never masked
         self.rate_ppm = round(rate * 10**6)
         self.expand = expand
         self.mask_threshold = threshold(mask_prob, "mask_prob")
