@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-for package in ("datasets", "transformers", "accelerate"):
+for package in ("datasets", "transformers", "accelerate", "igraph", "matplotlib"):
     pytest.importorskip(package)
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -32,6 +32,7 @@ CHECKS: dict[str, Any] = {
     "scgpt_values": falls,
     "dataset_transform": lambda masked: masked > 320,
     "levelled_masks": levels,
+    "scverse": lambda adata: adata.varp["correlation"].nnz > 100 and adata.var["community"].nunique() > 2,
 }
 
 

@@ -18,6 +18,7 @@ from corrmask.cli.bench import bench
 from corrmask.cli.console import err
 from corrmask.cli.demo import demo
 from corrmask.cli.embed import embed
+from corrmask.cli.enrich import enrich
 from corrmask.cli.evaluate import app as evaluate_app
 from corrmask.cli.graph import graph
 from corrmask.cli.pretrain import pretrain
@@ -109,6 +110,7 @@ app.command()(graph)
 app.command()(pretrain)
 app.command()(embed)
 app.command()(audit)
+app.command()(enrich)
 app.command()(demo)
 app.command()(bench)
 

@@ -99,21 +99,21 @@ def _numbers(text: str) -> list[float]:
 
 
 def _write(report: AuditReport, graph: GeneGraph, document: dict[str, Any], output: Path, overwrite: bool) -> None:
-    from corrmask import plots
+    from corrmask import pl
 
     figures = {
-        "degree": plots.degree(graph),
-        "leakage": plots.leakage(document),
-        "leakage_standardised": plots.leakage(document, measure="standardised"),
-        "mask_frequency": plots.mask_frequency(document),
-        "group_sizes": plots.group_sizes(document),
+        "degree": pl.degree(graph),
+        "leakage": pl.leakage(document),
+        "leakage_standardised": pl.leakage(document, measure="standardised"),
+        "mask_frequency": pl.mask_frequency(document),
+        "group_sizes": pl.group_sizes(document),
     }
     with replacing(output, overwrite=overwrite) as folder:
         folder.mkdir()
         (folder / "audit.json").write_text(json_format.dumps(document, indent=2, allow_nan=False) + "\n")
         for name, ax in figures.items():
             for suffix in ("png", "svg"):
-                plots.save(ax, folder / f"{name}.{suffix}")
+                pl.save(ax, folder / f"{name}.{suffix}")
 
 
 def _print(document: dict[str, Any]) -> None:
