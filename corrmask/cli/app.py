@@ -14,7 +14,7 @@ from typing import Any
 import typer
 
 from corrmask.cli.audit import audit
-from corrmask.cli.bench import bench
+from corrmask.cli.bench import app as bench_app
 from corrmask.cli.console import err
 from corrmask.cli.demo import demo
 from corrmask.cli.embed import embed
@@ -97,6 +97,7 @@ def fail(message: str) -> None:
 
 
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(bench_app, name="bench")
 
 
 @app.callback()
@@ -112,7 +113,6 @@ app.command()(embed)
 app.command()(audit)
 app.command()(enrich)
 app.command()(demo)
-app.command()(bench)
 
 
 if __name__ == "__main__":
