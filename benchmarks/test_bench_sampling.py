@@ -11,7 +11,8 @@ import reference
 from conftest import THREADS
 
 from corrmask.bench.masking import DTYPES, MASK, RANDOM, RATE, masking_case, sampling_case
-from corrmask.masking import CorrMasker, threshold
+from corrmask.groups import threshold
+from corrmask.masking import CorrMasker
 
 COLLATOR = "transformers DataCollatorForLanguageModeling"
 # The batches of equal groups, and 64 real cells with the neighbourhoods of their graph.

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from corrmask import ops as ops
+    from corrmask import pl as pl
+    from corrmask import values as values
     from corrmask.config import show_config as show_config
     from corrmask.errors import InputError as InputError
     from corrmask.graph import GeneGraph as GeneGraph
@@ -27,7 +29,7 @@ _HOME = {
     "correlation_graph": "corrmask.graph",
     "show_config": "corrmask.config",
 }
-_MODULES = ("hf", "ops")
+_MODULES = ("hf", "ops", "pl", "values")
 
 __all__ = [*_HOME, *_MODULES, "__version__"]
 

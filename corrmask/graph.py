@@ -81,11 +81,42 @@ class GeneGraph:
         # A copy: what scipy sorts or sums in place would part the graph's weights from their partners.
         return sp.csr_array((self.weights, self.indices, self.indptr), shape=(self.n_genes, self.n_genes), copy=True)
 
-    def to_anndata(self) -> AnnData:
-        """Genes in `var`, the graph in ``varp["correlation"]``, provenance in ``uns["corrmask"]``; no cells."""
+    def to_anndata(self, adata: AnnData | None = None, key: str = "correlation") -> AnnData:
+        """Genes in `var`, the graph in ``varp[key]``, provenance in ``uns["corrmask"]``; no cells.
+
+        Parameters
+        ----------
+        adata
+            Put the graph into this object instead, by gene names; genes that only one of both has get no edges.
+        key
+            Of `varp`.
+
+        Raises
+        ------
+        InputError
+            `adata` lists a gene twice, or has none of the graph's genes.
+        """
         from anndata import AnnData
         from pandas import DataFrame, Index
 
+        if adata is not None:
+            names = Index(adata.var_names.astype(str))
+            if not names.is_unique:
+                twice = names[names.duplicated()][0]
+                raise InputError(f"to_anndata: gene {twice!r} is listed twice; call adata.var_names_make_unique()")
+            place = names.get_indexer(Index(self.var_names.astype(str)))
+            if not np.any(place >= 0):
+                raise InputError(
+                    f"to_anndata: none of the graph's {self.n_genes:,} genes is among the {adata.n_vars:,} of 'adata'; "
+                    "give the cells that the graph was built from, with the same kind of gene names"
+                )
+            edges = self.to_scipy().tocoo()
+            ends = place[edges.row], place[edges.col]
+            kept = (ends[0] >= 0) & (ends[1] >= 0)
+            shape = (adata.n_vars, adata.n_vars)
+            adata.varp[key] = sp.csr_matrix((edges.data[kept], (ends[0][kept], ends[1][kept])), shape=shape)
+            adata.uns["corrmask"] = self.provenance
+            return adata
         var = DataFrame({"in_degree": self.in_degree()}, index=Index(self.var_names.astype(str)))
         adata = AnnData(shape=(0, self.n_genes), var=var)
         adata.varp["correlation"] = sp.csr_matrix(self.to_scipy())

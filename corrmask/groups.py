@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,10 +13,27 @@ from torch import Tensor
 
 from corrmask.errors import InputError, InputWarning
 from corrmask.graph import GeneGraph
+from corrmask.progress import Progress, silent
 from corrmask.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from corrmask.corpus import Corpus
 
 NO_GROUP = -1
 SPECIAL = -2
+
+
+def threshold(probability: float, name: str = "probability") -> int:
+    """A probability as a threshold of 2**32, by which the kernels decide in integers: round(probability * 2**32).
+
+    Raises
+    ------
+    InputError
+        It is not in 0 .. 1; the message names it by `name`.
+    """
+    if not 0 <= probability <= 1:
+        raise InputError(f"{name!r} must be in 0 .. 1, got {probability}")
+    return round(probability * 2**32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +111,60 @@ class GroupTable:
     def with_thresholds(self, *, accept: Tensor | None = None, take: Tensor | None = None) -> GroupTable:
         """The same groups with other `accept` and `take`."""
         return replace(self, accept=accept, take=take)
+
+    def calibrate(
+        self,
+        corpus: Corpus,
+        rate: float = 0.15,
+        expand: float = 1.0,
+        *,
+        max_group: int | None = None,
+        rotate: bool = False,
+        rows: np.ndarray | None = None,
+        max_len: int = 2048,
+        seed: int = 0,
+        progress: Progress = silent,
+    ) -> GroupTable:
+        """The same groups with `accept` and `take` fitted so that genes are masked equally often. Deterministic.
+
+        Partners of many are otherwise masked nearly always and others seldom. Afterwards the chance of each gene to be
+        masked, where it is present, is close to the rate; genes in few of the cells counted match roughly. Levelling
+        has a price: what is masked with one gene alone cannot be masked with all its other partners as well, so that
+        more partners stay visible (`corrmask audit` shows both).
+
+        Parameters
+        ----------
+        corpus
+            Tokenised cells over the same vocabulary.
+        rate, expand, max_group, rotate
+            As `CorrMasker` will be given them; the thresholds hold for these.
+        rows
+            int64 [n]: rows of the corpus to count on, such as the training cells; None for all. 40 rounds of at most
+            8,192 of them are masked.
+        max_len
+            Most tokens of a cell, as in training.
+        seed
+            Of the choice of cells and the masks counted.
+        progress
+            Called as progress("level masks", rounds done, rounds).
+
+        Raises
+        ------
+        InputError
+            The corpus has another vocabulary, its cells hold no genes, or a value is out of range.
+        """
+        from corrmask.levelling import level
+
+        if not 1e-6 <= rate <= 1:
+            raise InputError(f"calibrate: 'rate' must be in 1e-6 .. 1, got {rate}")
+        sampling = {
+            "rate_ppm": round(rate * 10**6),
+            "seed": seed,
+            "expand": threshold(expand, "expand"),
+            "max_group": max_group,
+            "rotate": rotate,
+        }
+        return level(self, corpus, sampling, rows=rows, max_len=max_len, progress=progress)
 
     @classmethod
     def _from_lists(cls, token_group: np.ndarray, indptr: np.ndarray, members: np.ndarray) -> GroupTable:

@@ -5,41 +5,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import operator
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from corrmask.collating import EpochTold, cell_ids, content_id, tokens_of
 from corrmask.errors import InputError
 from corrmask.groups import SPECIAL, GroupTable
 from corrmask.masking import CorrMasker
 from corrmask.vocabulary import Vocabulary
 
-if TYPE_CHECKING:
-    from transformers import TrainerCallback
+__all__ = ["CorrMaskCollator", "content_id"]
 
-CELL_ID = "cell_id"
 # Where Geneformer's tokenizer and its collator keep the token dictionary.
 _DICTIONARIES = ("gene_token_dict", "token_dictionary")
 
 
-def content_id(tokens: np.ndarray) -> int:
-    """The cell id of a cell that brings none: 63 bits of BLAKE2b over its tokens (as little-endian int32). Exact.
-
-    Parameters
-    ----------
-    tokens
-        [n], whole numbers in 0 .. 2**31 - 1, without padding.
-    """
-    digest = hashlib.blake2b(np.asarray(tokens).astype("<i4").tobytes(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-class CorrMaskCollator:
+class CorrMaskCollator(EpochTold):
     """Pads and masks tokenised cells: a drop-in for `transformers.DataCollatorForLanguageModeling`.
 
     Each mask is a pure function of (seed, epoch, cell id, the cell's tokens, the groups, the parameters), and exactly
@@ -51,7 +36,8 @@ class CorrMaskCollator:
     ``dataset.add_column("cell_id", range(len(dataset)))``. A `Trainer` drops the column, and the hash takes its
     place, unless it is given ``remove_unused_columns=False``.
 
-    The *epoch* is told by `set_epoch`, or by `callback` in a Trainer; without either, each epoch has the same masks.
+    The *epoch* is told by `set_epoch`, or by `callback` in a Trainer; without either, each epoch has the same masks, of
+    which a second pass warns.
 
     Parameters
     ----------
@@ -108,6 +94,7 @@ class CorrMaskCollator:
         unit: Literal["token", "group"] = "token",
         gene_token_range: tuple[int, int] | None = None,
     ) -> None:
+        super().__init__()
         if whole_word_mask:
             raise InputError("CorrMaskCollator: 'whole_word_mask' must be False; 'groups' say what is masked together")
         if not isinstance(groups, GroupTable):
@@ -155,56 +142,6 @@ class CorrMaskCollator:
         self.pad_token_id = pad_token_id
         self.pad_to_multiple_of = pad_to_multiple_of
         self.return_tensors = return_tensors
-        # In shared memory, so that workers that run already see it change, forked or spawned.
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that masks are drawn for."""
-        return int(self._epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the masks of this epoch from now on, in running DataLoader workers too.
-
-        Call it between two passes: workers read ahead, and batches that are under way keep the epoch before.
-
-        Parameters
-        ----------
-        epoch
-            0 <= epoch < 2**28.
-
-        Raises
-        ------
-        InputError
-            It is none.
-        """
-        if isinstance(epoch, bool) or not isinstance(epoch, (int, np.integer)) or not 0 <= epoch < 2**28:
-            raise InputError(f"CorrMaskCollator: 'epoch' must be a whole number in 0 .. 2**28 - 1, got {epoch!r}")
-        self._epoch[0] = int(epoch)
-
-    def callback(self) -> TrainerCallback:
-        """A callback that sets the epoch as a `transformers.Trainer` begins one, in a resumed run too.
-
-        Over a stream without a length a Trainer counts steps, not epochs; the callback then counts the passes, from the
-        whole epochs of the checkpoint on. Evaluation within an epoch draws the masks of that epoch.
-        """
-        from transformers import TrainerCallback
-
-        collator = self
-
-        class EpochCallback(TrainerCallback):
-            coming = 0
-
-            def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                self.coming = 0
-
-            def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                # state.epoch is a fraction; over a stream it stays below the passes that are done.
-                epoch = max(int(state.epoch or 0), self.coming)
-                collator.set_epoch(epoch)
-                self.coming = epoch + 1
-
-        return EpochCallback()
 
     def __call__(self, features: Sequence[Any], return_tensors: str | None = None) -> dict[str, Any]:
         """Pad and mask a batch.
@@ -233,7 +170,7 @@ class CorrMaskCollator:
         _check_return_tensors(kind)
         if len(features) == 0:
             raise InputError("CorrMaskCollator: the batch holds no examples")
-        cells = [_tokens(feature) for feature in features]
+        cells = [tokens_of(feature, "input_ids", "CorrMaskCollator") for feature in features]
         width = max(len(tokens) for tokens in cells)
         multiple = self.pad_to_multiple_of or 1
         padded = np.full((len(cells), -(-width // multiple) * multiple), self.pad_token_id, dtype=np.int64)
@@ -246,7 +183,9 @@ class CorrMaskCollator:
         attention_mask = torch.from_numpy((places < lengths[:, None]).astype(np.int64))
         input_ids = torch.from_numpy(padded)
         if self.mlm:
-            ids = _cell_ids(features, [row[:length] for row, length in zip(padded, lengths, strict=True)])
+            unpadded = [row[:length] for row, length in zip(padded, lengths, strict=True)]
+            ids = cell_ids(features, unpadded, "CorrMaskCollator")
+            self.watch(ids)
             input_ids, labels = self.masker(input_ids, torch.from_numpy(lengths), torch.from_numpy(ids), self.epoch)
         else:
             labels = input_ids.masked_fill(input_ids == self.pad_token_id, -100)
@@ -290,44 +229,3 @@ def _special_tokens(tokenizer: Any) -> tuple[int, int, Vocabulary | None]:
             )
         tokens.append(int(token))
     return tokens[0], tokens[1], None
-
-
-def _tokens(feature: Any) -> np.ndarray:
-    """Tokens of one example: whole numbers [n]."""
-    if isinstance(feature, Mapping):
-        if "input_ids" not in feature:
-            raise InputError(f"CorrMaskCollator: an example has no 'input_ids' (it has {', '.join(map(str, feature))})")
-        feature = feature["input_ids"]
-    try:
-        tokens = feature.numpy(force=True) if isinstance(feature, torch.Tensor) else np.asarray(feature)
-    except ValueError:  # lists of unequal length
-        tokens = np.empty((0, 0))
-    if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iu"):
-        raise InputError(
-            "CorrMaskCollator: 'input_ids' of an example must be whole numbers [n], "
-            f"got {tokens.dtype} {list(tokens.shape)}; give one cell an example"
-        )
-    return tokens
-
-
-def _cell_ids(features: Sequence[Any], cells: list[np.ndarray]) -> np.ndarray:
-    """Cell ids: int64 [B], from the column, or else from the tokens."""
-    given = [isinstance(feature, Mapping) and CELL_ID in feature for feature in features]
-    if not any(given):
-        return np.array([content_id(tokens) for tokens in cells], dtype=np.int64)
-    if not all(given):
-        raise InputError(
-            f"CorrMaskCollator: {given.count(False)} of {len(given)} examples have no {CELL_ID!r}; "
-            "give it to all or to none"
-        )
-    ids = np.empty(len(features), dtype=np.int64)
-    for i, feature in enumerate(features):
-        try:
-            ids[i] = operator.index(feature[CELL_ID])
-        except (TypeError, OverflowError):
-            ids[i] = -1
-        if ids[i] < 0:
-            raise InputError(
-                f"CorrMaskCollator: {CELL_ID!r} must be a whole number in 0 .. 2**63 - 1, got {feature[CELL_ID]!r}"
-            )
-    return ids

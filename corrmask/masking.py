@@ -9,20 +9,7 @@ from torch import Tensor, nn
 
 from corrmask import ops
 from corrmask.errors import InputError
-from corrmask.groups import SPECIAL, GroupTable
-
-
-def threshold(probability: float, name: str = "probability") -> int:
-    """A probability as a threshold of 2**32, by which the kernels decide in integers: round(probability * 2**32).
-
-    Raises
-    ------
-    InputError
-        It is not in 0 .. 1; the message names it by `name`.
-    """
-    if not 0 <= probability <= 1:
-        raise InputError(f"{name!r} must be in 0 .. 1, got {probability}")
-    return round(probability * 2**32)
+from corrmask.groups import SPECIAL, GroupTable, threshold
 
 
 class CorrMasker(nn.Module):
@@ -102,6 +89,8 @@ class CorrMasker(nn.Module):
             if len(genes) == 0 or int(genes[-1]) - int(genes[0]) + 1 != len(genes):
                 raise InputError("CorrMasker: gene tokens do not follow one another; pass 'gene_token_range'")
             gene_token_range = int(genes[0]), int(genes[-1]) + 1
+        never = torch.nonzero(groups.token_group == SPECIAL).ravel()
+        self.special_token = int(never[0]) if len(never) else None  # one that is never masked
         self.rate_ppm = round(rate * 10**6)
         self.expand = expand
         self.mask_threshold = threshold(mask_prob, "mask_prob")

@@ -134,6 +134,7 @@ def test_counts_equal_a_slow_reading(arm, report, corpus, graph):
     cells = expected["present"] // 3
     frequency = (expected["masked"] / np.maximum(expected["present"], 1))[cells >= 8]
     assert document["mask_frequency"]["genes"] == len(frequency) > 10
+    assert document["mask_frequency"]["near_rate"] == np.mean((frequency >= 0.225) & (frequency <= 0.375))
     assert document["mask_frequency"]["q50"] == np.quantile(frequency, 0.5)
     assert document["mask_frequency"]["percentiles"] == np.quantile(frequency, np.linspace(0, 1, 101)).tolist()
     assert document["mask_frequency"]["most_masked"][0]["frequency"] == frequency.max()
@@ -284,6 +285,10 @@ def test_blood_cells(data_dir, tmp_path):
     assert 0.065 < frequency["q50"] < 0.095
     assert 0.55 < frequency["q95"] < 0.70
     assert frequency["max"] > 0.95
+    level = arms["levelled"]["mask_frequency"]
+    assert level["near_rate"] > 0.8 > 0.2 > arms["corr"]["mask_frequency"]["near_rate"]
+    assert 0.135 < level["q50"] < 0.16
+    assert level["max"] < 0.3
     at_once = {arm: figures["leakage"][0] for arm, figures in arms.items()}
     assert at_once["random"]["of_partnered"] > 0.95
     assert at_once["corr"]["share"] < at_once["weighted"]["share"]  # the same genes, each for itself

@@ -82,7 +82,7 @@ def test_leaves_everything_and_resumes(cells, tmp_path, capsys, monkeypatch):
     result = json.loads(out)
     assert result["resumed"] == []
     assert list(result["seconds"]) == [*STAGES, "page"]
-    assert set(result["leakage"]) == {"random", "weighted", "corr", "module", "rewired"}
+    assert set(result["leakage"]) == {"random", "weighted", "corr", "levelled", "module", "rewired"}
     names = {"random", "corr", "untrained", "PCA of log-counts", "HVG"}
     assert {score["representation"] for score in result["scores"]} == names
     for i, stage in enumerate([*STAGES, "page"], start=1):

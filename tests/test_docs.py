@@ -69,8 +69,8 @@ def test_every_public_name_is_in_the_api() -> None:
     wanted = {f"corrmask.{name}" for name in set(corrmask.__all__) - WITHOUT_PAGE}
     for package in PACKAGES:
         wanted |= {f"{package}.{name}" for name in importlib.import_module(package).__all__}
-    functions = inspect.getmembers(importlib.import_module("corrmask.plots"), inspect.isfunction)
-    wanted |= {f"corrmask.plots.{name}" for name, _ in functions if not name.startswith("_")}
+    functions = inspect.getmembers(importlib.import_module("corrmask.pl"), inspect.isfunction)
+    wanted |= {f"corrmask.pl.{name}" for name, _ in functions if not name.startswith("_")}
     assert wanted <= set(names)
     assert all(name in (DOCS / "api.rst").read_text() for name in WITHOUT_PAGE)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -459,3 +460,25 @@ def test_what_is_made_from_a_graph_leaves_it_alone() -> None:
     graph.to_scipy().sum_duplicates()
     for array, copy in zip((graph.indptr, graph.indices, graph.weights), before):
         np.testing.assert_array_equal(array, copy)
+
+
+def test_into_cells_that_are_there_and_back() -> None:
+    """By name: other order, genes that only one side has."""
+    indptr, indices = np.array([0, 2, 3, 4, 4]), np.array([2, 1, 0, 3], dtype=np.int32)
+    weights = np.array([0.75, -0.5, -0.5, 0.25], dtype=np.float32)
+    graph = GeneGraph(indptr, indices, weights, np.array(["a", "b", "c", "d"], dtype=object), {"parameters": {"k": 2}})
+    adata = anndata.AnnData(np.ones((3, 4)), var=pd.DataFrame(index=["new", "c", "b", "a"]))
+    assert graph.to_anndata(adata, key="partners") is adata
+    back = GeneGraph.from_anndata(adata, key="partners")
+    edges = {
+        (str(back.var_names[gene]), str(back.var_names[back.indices[at]])): float(back.weights[at])
+        for gene in range(4)
+        for at in range(back.indptr[gene], back.indptr[gene + 1])
+    }
+    assert edges == {("a", "c"): 0.75, ("a", "b"): -0.5, ("b", "a"): -0.5}
+    assert back.provenance == graph.provenance
+    assert adata.n_obs == 3
+    with pytest.raises(InputError, match="none of the graph's 4 genes"):
+        graph.to_anndata(anndata.AnnData(np.ones((1, 2))))
+    with pytest.raises(InputError, match="'a' is listed twice"), pytest.warns(UserWarning, match="not unique"):
+        graph.to_anndata(anndata.AnnData(np.ones((1, 2)), var=pd.DataFrame(index=["a", "a"])))

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from corrmask import CorrMasker, GroupTable, Vocabulary
-from corrmask.errors import InputError
+from corrmask.errors import InputError, InputWarning
 from corrmask.hf import CorrMaskCollator, content_id
 
 N_GENES = 60
@@ -50,7 +50,9 @@ def without_ids(examples: list[Example]) -> list[Example]:
 
 
 def make_collator(**options: Any) -> CorrMaskCollator:
-    return CorrMaskCollator(VOCABULARY, **{"groups": GROUPS, "seed": 3, **options})
+    collator = CorrMaskCollator(VOCABULARY, **{"groups": GROUPS, "seed": 3, **options})
+    collator.set_epoch(0)  # most tests mask the same cells again on purpose
+    return collator
 
 
 def masked_cells(batches: Any) -> dict[bytes, tuple[bytes, bytes]]:
@@ -235,6 +237,29 @@ def test_the_epoch_reaches_running_workers(workers: int, context: str | None, pe
     assert all(one != other for one, other in pairwise(seen))
     if persistent:
         assert len(processes) == workers, "the same workers gave every epoch"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_second_pass_without_an_epoch_warns_once(workers: int, recwarn: pytest.WarningsRecorder) -> None:
+    twins = [*EXAMPLES[:90], *[{**EXAMPLES[0], "cell_id": 7}] * 2]
+    collator = CorrMaskCollator(VOCABULARY, groups=GROUPS)
+    loader = DataLoader(twins, batch_size=10, shuffle=True, collate_fn=collator, num_workers=workers)
+    list(loader)
+    assert not [one for one in recwarn if one.category is InputWarning], "equal cells in one pass are no second pass"
+    assert not collator._told
+    if workers:
+        list(loader)  # warns in the worker
+        assert collator._told
+    else:
+        with pytest.warns(InputWarning, match="for the second time.*set_epoch") as caught:
+            list(loader)
+        list(loader)  # once: warnings are errors here
+        assert len(caught) == 1
+    told = CorrMaskCollator(VOCABULARY, groups=GROUPS)
+    told.set_epoch(0)
+    list(DataLoader(twins, batch_size=10, collate_fn=told))
+    list(DataLoader(twins, batch_size=10, collate_fn=told))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from corrmask import CorrMasker, GroupTable, ops
 from corrmask.errors import InputError
-from corrmask.masking import threshold
+from corrmask.groups import threshold
 
 
 def make_masker(case: MaskingCase, **options: Any) -> CorrMasker:

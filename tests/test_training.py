@@ -250,7 +250,7 @@ def test_the_command(inputs, tmp_path, capsys):
     assert caught.value.code == 0
     printed = capsys.readouterr()
     assert "loss" in printed.out
-    assert "waited for cells" in printed.out
+    assert "waited for masked cells" in printed.out
     assert "2 cells without tokens" in printed.err
     assert (tmp_path / "m" / "model.safetensors").read_bytes() != before
 

@@ -67,7 +67,7 @@ def audit(
     seed
         Of the split, the choice of cells and the masks.
     progress
-        Called as progress("audit ARM", cells masked, cells).
+        Called as progress("audit ARM", cells masked, cells), and while thresholds are fitted.
 
     Raises
     ------
@@ -109,6 +109,7 @@ def audit(
             expand=expand,
             max_group=max_group,
             seed=seed,
+            progress=progress,
         )
         counts = ArmCounts(arm, corpus.vocabulary, partners, thresholds)
         for first in range(0, len(rows), _BATCH):
@@ -118,7 +119,7 @@ def audit(
             for epoch in range(epochs):
                 counts.add(masker, batch, epoch)
             progress(f"audit {arm}", first + len(batch.lengths), len(rows))
-        reports[arm] = counts.finish(epochs=epochs, min_cells=min_cells)
+        reports[arm] = counts.finish(rate=rate, epochs=epochs, min_cells=min_cells)
 
     return AuditReport(
         settings={

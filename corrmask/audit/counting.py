@@ -109,7 +109,7 @@ class ArmCounts:
             self.groups_per_cell, np.bincount(np.bincount(groups // n_genes, minlength=n_cells))
         )
 
-    def finish(self, *, epochs: int, min_cells: int) -> ArmAudit:
+    def finish(self, *, rate: float, epochs: int, min_cells: int) -> ArmAudit:
         """The counts of all batches, each added `epochs` times."""
         return ArmAudit(
             arm=self.arm,
@@ -121,6 +121,7 @@ class ArmCounts:
             cells=self.present // epochs,
             present=self.present,
             masked=self.masked,
+            rate=rate,
             min_cells=min_cells,
             groups_per_cell=self.groups_per_cell,
             group_sizes=self.group_sizes,

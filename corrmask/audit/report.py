@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 QUANTILES = (5, 25, 50, 75, 95)
+NEAR = 0.25  # how far from the rate a gene's mask frequency may be, as a share of it, to count as level
 RULES = {
     "rate": "masked genes / genes of the cells; of n genes min(n, max(1, round(n * rate))) are to be masked",
     "shown": (
@@ -26,6 +27,10 @@ RULES = {
         "mask different genes compare by this; genes that are never masked are left out"
     ),
     "mask_frequency": "times masked / times present, of each gene that is in min_cells or more of the cells audited",
+    "near_rate": (
+        f"share of these genes whose mask frequency is within {NEAR:.0%} of the rate; of few masks some miss it by "
+        "chance, so that level masks come nearer to 1 with more cells and epochs"
+    ),
     "groups": "what one seed masked in one cell, itself included; a seed that brought none is a group of one",
     "cells_per_second": "of masking alone (choice of genes and what they show), on the CPU, int64 tokens, by batches",
 }
@@ -51,6 +56,8 @@ class ArmAudit:
     cells, present, masked
         int64 [n_genes of the vocabulary]: cells that hold each gene; how often it is there, and
         how often masked, over all epochs.
+    rate
+        That was asked for.
     min_cells
         Genes in fewer cells have no mask frequency.
     groups_per_cell, group_sizes
@@ -68,6 +75,7 @@ class ArmAudit:
     cells: np.ndarray
     present: np.ndarray
     masked: np.ndarray
+    rate: float
     min_cells: int
     groups_per_cell: np.ndarray
     group_sizes: np.ndarray
@@ -134,6 +142,7 @@ class ArmAudit:
             "mask_frequency": {
                 "genes": len(frequency),
                 **summary(frequency),
+                "near_rate": float((abs(frequency / self.rate - 1) <= NEAR).mean()) if len(frequency) else None,
                 "percentiles": np.quantile(frequency, np.linspace(0, 1, 101)).tolist() if len(frequency) else [],
                 "most_masked": most,
                 "least_masked": least,

@@ -14,10 +14,11 @@ from typing import Any
 import typer
 
 from corrmask.cli.audit import audit
-from corrmask.cli.bench import bench
+from corrmask.cli.bench import app as bench_app
 from corrmask.cli.console import err
 from corrmask.cli.demo import demo
 from corrmask.cli.embed import embed
+from corrmask.cli.enrich import enrich
 from corrmask.cli.evaluate import app as evaluate_app
 from corrmask.cli.graph import graph
 from corrmask.cli.pretrain import pretrain
@@ -96,6 +97,7 @@ def fail(message: str) -> None:
 
 
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(bench_app, name="bench")
 
 
 @app.callback()
@@ -109,8 +111,8 @@ app.command()(graph)
 app.command()(pretrain)
 app.command()(embed)
 app.command()(audit)
+app.command()(enrich)
 app.command()(demo)
-app.command()(bench)
 
 
 if __name__ == "__main__":

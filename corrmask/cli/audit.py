@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def audit(
     corpus: Annotated[Path, typer.Option(help="The corpus folder.")],
     graph: Annotated[Path, typer.Option(help="The dependency graph, by which leakage is judged.")],
-    arms: Annotated[str, typer.Option(help="Masks to look at.")] = "random,weighted,corr,module,rewired",
+    arms: Annotated[str, typer.Option(help="Masks to look at.")] = "random,weighted,corr,levelled,module,rewired",
     rate: Annotated[float, typer.Option(help="Share of each cell's genes that is masked.")] = 0.15,
     expand: Annotated[float, typer.Option(help="Share of seeds that bring their group.")] = 1.0,
     max_group: Annotated[
@@ -99,21 +99,21 @@ def _numbers(text: str) -> list[float]:
 
 
 def _write(report: AuditReport, graph: GeneGraph, document: dict[str, Any], output: Path, overwrite: bool) -> None:
-    from corrmask import plots
+    from corrmask import pl
 
     figures = {
-        "degree": plots.degree(graph),
-        "leakage": plots.leakage(document),
-        "leakage_standardised": plots.leakage(document, measure="standardised"),
-        "mask_frequency": plots.mask_frequency(document),
-        "group_sizes": plots.group_sizes(document),
+        "degree": pl.degree(graph),
+        "leakage": pl.leakage(document),
+        "leakage_standardised": pl.leakage(document, measure="standardised"),
+        "mask_frequency": pl.mask_frequency(document),
+        "group_sizes": pl.group_sizes(document),
     }
     with replacing(output, overwrite=overwrite) as folder:
         folder.mkdir()
         (folder / "audit.json").write_text(json_format.dumps(document, indent=2, allow_nan=False) + "\n")
         for name, ax in figures.items():
             for suffix in ("png", "svg"):
-                plots.save(ax, folder / f"{name}.{suffix}")
+                pl.save(ax, folder / f"{name}.{suffix}")
 
 
 def _print(document: dict[str, Any]) -> None:
@@ -153,14 +153,17 @@ def _print(document: dict[str, Any]) -> None:
     console.out.print(masks)
     console.out.print(leaks)
     first = next(iter(arms.values()))["mask_frequency"]
-    by_gene = Table(title=f"mask frequency of {first['genes']:,} genes, each in {settings['min_cells']} cells or more")
-    for heading in ("arm", "5 %", "25 %", "median", "75 %", "95 %", "most"):
+    by_gene = Table(
+        title=f"mask frequency of {first['genes']:,} genes, each in {settings['min_cells']} cells or more",
+        caption="near the rate: genes within a quarter of it",
+    )
+    for heading in ("arm", "5 %", "25 %", "median", "75 %", "95 %", "most", "near the\nrate"):
         by_gene.add_column(heading, justify="left" if heading == "arm" else "right")
     by_gene.add_column("masked most")
     by_gene.add_column("masked least")
     for name, arm in arms.items():
         frequency = arm["mask_frequency"]
-        quantiles = [_percent(frequency[key]) for key in ("q5", "q25", "q50", "q75", "q95", "max")]
+        quantiles = [_percent(frequency[key]) for key in ("q5", "q25", "q50", "q75", "q95", "max", "near_rate")]
         by_gene.add_row(name, *quantiles, _names(frequency["most_masked"]), _names(frequency["least_masked"]))
     if first["genes"]:
         console.out.print(by_gene)

@@ -37,7 +37,7 @@ def demo(
         typer.Option(metavar="TYPE=FRACTION", help="Evaluate with a type kept at this share; may be repeated."),
     ] = None,
     arms: Annotated[
-        str, typer.Option(help="Masks to train with, by comma: random, weighted, corr, module, rewired.")
+        str, typer.Option(help="Masks to train with, by comma: random, weighted, corr, levelled, module, rewired.")
     ] = "random,corr,weighted,rewired",
     steps: Annotated[
         int | None, typer.Option(help="Updates of each model (300; with --data 600).", show_default=False)

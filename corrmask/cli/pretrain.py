@@ -13,7 +13,7 @@ from corrmask.cli import console
 def pretrain(
     corpus: Annotated[Path, typer.Option(help="Tokenised cells, written by `corrmask tokenize`.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The model folder to write.")],
-    mask: Annotated[str, typer.Option(help="random, weighted, corr, module or rewired.")],
+    mask: Annotated[str, typer.Option(help="random, weighted, corr, levelled, module or rewired.")],
     graph: Annotated[
         Path | None, typer.Option(help="Dependency graph, written by `corrmask graph`; all masks but random need it.")
     ] = None,

@@ -1,4 +1,4 @@
-"""The figures of the page: drawn by `corrmask.plots`, embedded as SVG that needs nothing from outside."""
+"""The figures of the page: drawn by `corrmask.pl`, embedded as SVG that needs nothing from outside."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from corrmask import plots
+from corrmask import pl
 from corrmask.graph import GeneGraph
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def of_graph(graph: GeneGraph, modules: Mapping[str, Sequence[str]]) -> dict[str
     modules = {name: [_unmathed(gene) for gene in genes] for name, genes in modules.items()}
     found = {
         "degree": draw(
-            lambda: plots.degree(graph),
+            lambda: pl.degree(graph),
             "degree",
             f"In-degrees of the genes of the graph; the largest hubs are {hubs}",
             "How many genes are among the partners of how many others. Both axes are logarithmic.",
@@ -87,7 +87,7 @@ def of_graph(graph: GeneGraph, modules: Mapping[str, Sequence[str]]) -> dict[str
     }
     if modules:
         found["modules"] = draw(
-            lambda: plots.heatmap_modules(graph, modules),
+            lambda: pl.heatmap_modules(graph, modules),
             "modules",
             f"Heat map of the correlations within and between the largest of {len(modules)} gene modules",
             "Edges within and between the largest modules (Leiden on |r|); each is named by its strongest genes.",
@@ -100,19 +100,19 @@ def of_audit(audit: Mapping[str, Any]) -> dict[str, Figure]:
     leaks = ", ".join(f"{arm} {one['leakage'][0]['share']:.1%}" for arm, one in audit["arms"].items())
     return {
         "leakage": draw(
-            lambda: plots.leakage(audit),
+            lambda: pl.leakage(audit),
             "leakage",
             f"Leakage of each arm at the lower threshold: {leaks}",
             "Share of masked genes that have a visible partner in the same cell.",
         ),
         "mask_frequency": draw(
-            lambda: plots.mask_frequency(audit),
+            lambda: pl.mask_frequency(audit),
             "mask-frequency",
             "How often genes are masked, by arm",
             "How unevenly genes are masked: the further to the right, the more often.",
         ),
         "group_sizes": draw(
-            lambda: plots.group_sizes(audit),
+            lambda: pl.group_sizes(audit),
             "group-sizes",
             "Sizes of the groups in which genes are masked, by arm",
             "How many genes one seed takes along in a cell.",
@@ -125,7 +125,7 @@ def of_training(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, 
     last = ", ".join(f"{arm} {rows[-1]['validation_loss']:.3f}" for arm, rows in curves.items() if rows)
     return {
         "loss_curves": draw(
-            lambda: plots.loss_curves(curves),
+            lambda: pl.loss_curves(curves),
             "loss-curves",
             f"Validation loss of each arm against training steps, at the end: {last}",
             "Loss on the same randomly masked held-out cells for every arm, so that arms compare.",
@@ -142,7 +142,7 @@ def of_annotation(annotation: Mapping[str, Any]) -> dict[str, Figure]:
     ]
     return {
         "f1_by_abundance": draw(
-            lambda: plots.f1_by_abundance({**annotation, "scores": scores}),
+            lambda: pl.f1_by_abundance({**annotation, "scores": scores}),
             "f1-by-abundance",
             f"F1 of each of {len(types)} cell types against its abundance, by representation",
             "Logistic regression; bars are 95 % intervals over the tested cells; baselines are hollow.",
@@ -154,8 +154,8 @@ def of_projection(projections: Mapping[str, np.ndarray], labels: Sequence[Any], 
     """Cells in two dimensions, a figure per arm."""
 
     def make(arm: str) -> Axes:
-        ax = plots.embedding(projections[arm], [_unmathed(label) for label in labels], axis=method)
-        ax.set_title(arm, fontsize=11, color=plots.arm_colour(arm))
+        ax = pl.embedding(projections[arm], [_unmathed(label) for label in labels], axis=method)
+        ax.set_title(arm, fontsize=11, color=pl.arm_colour(arm))
         return ax
 
     return {

@@ -89,8 +89,8 @@ def pretrain(
     with joined(choose_device(settings.device)) as ranks, ExitStack() as stack:
         opened = run_folder.opened(output, resume=resume, overwrite=overwrite)
         folder = ranks.first(lambda: stack.enter_context(opened))
-        run = _Run(corpus, folder, settings, graph, vocabulary, resume, ranks)
-        return run.train(progress if ranks.rank == 0 else silent)
+        shown = progress if ranks.rank == 0 else silent
+        return _Run(corpus, folder, settings, graph, vocabulary, resume, ranks, shown).train(shown)
 
 
 class _Run:
@@ -105,6 +105,7 @@ class _Run:
         vocabulary: Vocabulary | None,
         resume: bool,
         ranks: Ranks,
+        progress: Progress,
     ) -> None:
         self.folder = folder
         self.ranks = ranks
@@ -157,6 +158,7 @@ class _Run:
             expand=settings.expand,
             max_group=settings.max_group,
             seed=settings.seed,
+            progress=progress,
         )
         validated = self.held_out
         if settings.validate_cells:

@@ -44,7 +44,7 @@ class Settings:
     Attributes
     ----------
     mask
-        "random", "weighted", "corr", "module" or "rewired"; all but "random" need a graph.
+        "random", "weighted", "corr", "levelled", "module" or "rewired"; all but "random" need a graph.
     steps, epochs
         Updates, or passes over the training cells; one of both, 3 epochs by default.
     batch_size
@@ -140,10 +140,9 @@ class Settings:
             raise InputError(f"'precision' must be auto, fp32 or bf16, got {self.precision!r}")
         if self.expand_from is None and self.expand_steps is not None:
             raise InputError("'expand_steps' needs 'expand_from', from which the schedule starts")
-        if self.expand_from is not None and self.mask in ("random", "weighted"):
-            raise InputError(
-                f"'expand_from' has no meaning for mask {self.mask!r}, which brings no groups; leave it out"
-            )
+        if self.expand_from is not None and self.mask in ("random", "weighted", "levelled"):
+            why = "is fitted for one 'expand'" if self.mask == "levelled" else "brings no groups"
+            raise InputError(f"'expand_from' has no meaning for mask {self.mask!r}, which {why}; leave it out")
 
     def resolve(self, per_epoch: int) -> Settings:
         """All that was left open filled in: `epochs` became `steps`, given the batches of an epoch."""

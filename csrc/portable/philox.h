@@ -20,7 +20,7 @@ struct Words {
 };
 
 // What a draw is for; each stream has its own sequence in every cell and epoch. Training takes 3 (the order of cells)
-// and 4 (dropout); 6 to 15 are free.
+// and 4 (dropout), value collators 6 (which genes of a long cell stay); 7 to 15 are free.
 enum Stream : uint32_t { kStreamGroupSeeds = 0, kStreamCorruption = 1, kStreamPartners = 2, kStreamBinning = 5 };
 
 constexpr uint32_t kPhiloxMultiplier0 = 0xD2511F53u, kPhiloxMultiplier1 = 0xCD9E8D57u;

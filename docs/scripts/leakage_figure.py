@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import corrmask
-from corrmask import plots
+from corrmask import pl
 from corrmask.audit import AuditReport, audit
 from corrmask.corpus import Corpus
 from corrmask.demo.cells import read_cells
@@ -47,7 +47,7 @@ def draw(reports: dict[str, AuditReport], path: Path) -> None:
         places = np.arange(len(rows))
         alike = [100 * row["standardised"] for row in rows.values()]
         as_masked = [100 * row["share"] for row in rows.values()]
-        ax.bar(places, alike, 0.7, color=[plots.arm_colour(arm) for arm in rows])
+        ax.bar(places, alike, 0.7, color=[pl.arm_colour(arm) for arm in rows])
         ax.hlines(as_masked, places - 0.42, places + 0.42, color="black", linewidth=1.4)
         for place, share, other in zip(places, alike, as_masked):
             # Below the bar's top, or below the line where that is close above it.
@@ -63,7 +63,7 @@ def draw(reports: dict[str, AuditReport], path: Path) -> None:
         Line2D([], [], color="black", linewidth=1.4, label="as often as it is masked"),
     ]
     figure.legend(handles=handles, frameon=False, ncols=2, loc="outside lower center")
-    plots.save(axes[0], path)
+    pl.save(axes[0], path)
 
 
 def main(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import corrmask
-from corrmask import plots
+from corrmask import pl
 from corrmask.arms import ARMS, make_masker
 from corrmask.audit.counting import partner_strength, strongest_shown
 from corrmask.corpus import Corpus
@@ -19,7 +19,7 @@ from corrmask.simulation import simulate
 from corrmask.tokenization import tokenize
 
 CELL, EPOCHS, LEAKS_FROM = 0, 3, 0.3
-VISIBLE, HIDDEN, LEAKING = "#e4e4e4", plots.ARM_COLOURS["corr"], plots.ARM_COLOURS["rewired"]
+VISIBLE, HIDDEN, LEAKING = "#e4e4e4", pl.ARM_COLOURS["corr"], pl.ARM_COLOURS["rewired"]
 
 
 def draw(folder: Path) -> None:
@@ -52,12 +52,12 @@ def _draw_shortcut(cells: Any, graph: corrmask.GeneGraph, path: Path) -> None:
     axes = _figure(7.5, 3.2).subplots(1, 2, sharey=True)
     for ax, other, kind in ((axes[0], partners[0], "strongest partner"), (axes[1], frequency.argmax(), "no partner")):
         r = np.corrcoef(y[:, gene], y[:, other])[0, 1]
-        ax.plot(y[:, other], y[:, gene], ".", markersize=3, color=plots.ARM_COLOURS["corr"], alpha=0.6)
+        ax.plot(y[:, other], y[:, gene], ".", markersize=3, color=pl.ARM_COLOURS["corr"], alpha=0.6)
         ax.set_title(f"{kind}: r = {r:.2f}", fontsize=10)
         ax.set_xlabel(f"{graph.var_names[other]}, visible (log1p)")
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel(f"{graph.var_names[gene]}, masked (log1p)")
-    plots.save(axes[0], path)
+    pl.save(axes[0], path)
 
 
 def _draw_masks(cells: Any, corpus: Corpus, graph: corrmask.GeneGraph, path: Path) -> None:
@@ -99,7 +99,7 @@ def _draw_masks(cells: Any, corpus: Corpus, graph: corrmask.GeneGraph, path: Pat
         Patch(color=VISIBLE, label="visible"),
     ]
     axes[0].figure.legend(handles=handles, frameon=False, ncols=3, loc="outside upper center")
-    plots.save(axes[0], path)
+    pl.save(axes[0], path)
 
 
 if __name__ == "__main__":

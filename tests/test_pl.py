@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib")
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from corrmask import plots
+from corrmask import pl
 from corrmask.errors import InputError
 from corrmask.graph import GeneGraph
 
@@ -55,7 +55,7 @@ def words(ax) -> str:
 
 
 def test_degree_names_hubs(graph, own):
-    ax = plots.degree(graph, own)
+    ax = pl.degree(graph, own)
     assert ax is own
     points = ax.lines[0].get_xydata()
     assert points.tolist() == [[2, 1], [1, 2]]
@@ -65,16 +65,16 @@ def test_degree_names_hubs(graph, own):
 
 
 def test_degree_of_no_edges():
-    ax = plots.degree(GeneGraph(np.zeros(3, int), np.zeros(0, np.int32), np.zeros(0, np.float32), np.array(["a", "b"])))
+    ax = pl.degree(GeneGraph(np.zeros(3, int), np.zeros(0, np.int32), np.zeros(0, np.float32), np.array(["a", "b"])))
     assert "0 of 2 genes" in words(ax)
     assert "hubs" not in words(ax)
 
 
 def test_leakage_bars_and_ceilings(own):
-    ax = plots.leakage(audit_document("random", "corr"), own)
+    ax = pl.leakage(audit_document("random", "corr"), own)
     assert [bar.get_height() for bar in ax.patches] == [50, 50, 25, 25]  # by threshold, then arm
     assert [to_hex(bar.get_facecolor()) for bar in ax.patches[:2]] == [
-        plots.ARM_COLOURS[arm] for arm in ("random", "corr")
+        pl.ARM_COLOURS[arm] for arm in ("random", "corr")
     ]
     ceilings = [segment[0][1] for lines in ax.collections for segment in lines.get_segments()]
     assert ceilings == [75, 75, 50, 50]
@@ -83,29 +83,29 @@ def test_leakage_bars_and_ceilings(own):
 
 
 def test_leakage_other_measures():
-    ax = plots.leakage(audit_document("corr"), measure="standardised")
+    ax = pl.leakage(audit_document("corr"), measure="standardised")
     assert [bar.get_height() for bar in ax.patches] == [40, 20]
     assert not ax.collections
     assert "could leak" not in words(ax)
 
 
 def test_mask_frequency_has_a_line_per_arm_and_the_rate(own):
-    ax = plots.mask_frequency(audit_document("random", "corr", "module"), own)
+    ax = pl.mask_frequency(audit_document("random", "corr", "module"), own)
     lines = {line.get_label(): line for line in ax.lines}
     assert list(lines) == ["random", "corr", "module", "rate 15 %"]
     assert lines["corr"].get_xydata()[0].tolist() == [0, 100]
     assert lines["corr"].get_xydata()[-1].tolist() == [50, 0.5]  # the most masked of 200 genes
-    assert to_hex(lines["module"].get_color()) == plots.ARM_COLOURS["module"]
+    assert to_hex(lines["module"].get_color()) == pl.ARM_COLOURS["module"]
 
 
 def test_mask_frequency_of_no_genes():
     document = audit_document("corr")
     document["arms"]["corr"]["mask_frequency"] |= {"genes": 0, "percentiles": []}
-    assert len(plots.mask_frequency(document).lines) == 1  # the rate
+    assert len(pl.mask_frequency(document).lines) == 1  # the rate
 
 
 def test_group_sizes_are_shares_of_masked_genes(own):
-    ax = plots.group_sizes(audit_document("corr"), own)
+    ax = pl.group_sizes(audit_document("corr"), own)
     at, share = ax.lines[0].get_data()
     assert list(at) == [1, 2, 10, 11]
     assert list(share) == [100, 70, 30, 0]  # of 30 + 40 + 30 genes
@@ -113,7 +113,7 @@ def test_group_sizes_are_shares_of_masked_genes(own):
 
 def test_loss_curves_skip_rows_without_validation(own):
     rows = [{"step": 0, "validation_loss": 5.0}, {"step": 1, "loss": 4.0}, {"step": 2, "validation_loss": 3.5}]
-    ax = plots.loss_curves({"corr": rows, "random": rows, "mine": []}, own)
+    ax = pl.loss_curves({"corr": rows, "random": rows, "mine": []}, own)
     assert [list(line.get_xdata()) for line in ax.lines] == [[0, 2], [0, 2], []]
     assert "corr (3.500)" in words(ax)
     assert "nats" in ax.get_ylabel()
@@ -139,53 +139,53 @@ def annotation() -> dict:
 
 
 def test_f1_has_one_marker_per_representation(own):
-    ax = plots.f1_by_abundance(annotation(), own)
+    ax = pl.f1_by_abundance(annotation(), own)
     assert [len(drawn.lines[0].get_xdata()) for drawn in ax.containers] == [2, 2]
     assert list(ax.containers[0].lines[0].get_ydata()) == [0.8, 0.8]
-    assert to_hex(ax.containers[0].lines[0].get_color()) == plots.ARM_COLOURS["corr"]
+    assert to_hex(ax.containers[0].lines[0].get_color()) == pl.ARM_COLOURS["corr"]
     assert ax.containers[1].lines[0].get_markerfacecolor() == "white"
     for word in ("corr (macro-F1 0.800)", "PCA (macro-F1 0.500)", "common (90 %)", "rare (10 %)", "untested (10 %)"):
         assert word in words(ax)
     places = [text.get_position()[0] for text in ax.texts]
     assert places == sorted(set(places))  # types of the same share stand apart
     with pytest.raises(InputError, match="no scores of 'knn'"):
-        plots.f1_by_abundance(annotation(), classifier="knn")
+        pl.f1_by_abundance(annotation(), classifier="knn")
 
 
 def test_embedding_has_one_cloud_per_label(own):
     coords = np.arange(12.0).reshape(6, 2)
-    ax = plots.embedding(coords, ["b", "b", "b", "a", None, float("nan")], own)
+    ax = pl.embedding(coords, ["b", "b", "b", "a", None, float("nan")], own)
     assert [len(cloud.get_offsets()) for cloud in ax.collections] == [2, 3, 1]  # no label first, the rarest last
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["no label (2)", "b (3)", "a (1)"]
     assert ax.collections[2].get_offsets().tolist() == coords[3:4].tolist()
     with pytest.raises(InputError, match="'coords' must be"):
-        plots.embedding(coords, ["a"])
+        pl.embedding(coords, ["a"])
 
 
 def test_heatmap_takes_edges_of_either_direction(graph, own):
     before = graph.weights.copy()
-    ax = plots.heatmap_modules(graph, {"one": ["hub", "b", "missing"], "two": ["a"]}, own, min_genes=1)
+    ax = pl.heatmap_modules(graph, {"one": ["hub", "b", "missing"], "two": ["a"]}, own, min_genes=1)
     values = np.asarray(ax.images[0].get_array())
     assert values.tolist() == [[0, -0.25, 0.5], [-0.25, 0, 0], [0.5, 0, 0]]
     assert "one: hub, b" in words(ax)
     assert len(ax.lines) == 2  # between two modules
     assert np.array_equal(graph.weights, before)
     with pytest.raises(InputError, match="no module has 5 genes"):
-        plots.heatmap_modules(graph, {"one": ["hub", "b"]})
+        pl.heatmap_modules(graph, {"one": ["hub", "b"]})
 
 
 def test_arms_have_colours_of_their_own():
     from corrmask.arms import ARMS
 
-    assert set(ARMS) == set(plots.ARM_COLOURS)
-    assert len(set(plots.ARM_COLOURS.values())) == len(ARMS)
-    assert plots.arm_colour("mine") not in plots.ARM_COLOURS.values()
+    assert set(ARMS) == set(pl.ARM_COLOURS)
+    assert len(set(pl.ARM_COLOURS.values())) == len(ARMS)
+    assert pl.arm_colour("mine") not in pl.ARM_COLOURS.values()
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_saved_files_repeat(suffix, tmp_path):
     for name in ("first", "second"):
-        plots.save(plots.leakage(audit_document("random", "corr")), tmp_path / f"{name}.{suffix}")
+        pl.save(pl.leakage(audit_document("random", "corr")), tmp_path / f"{name}.{suffix}")
     first, second = ((tmp_path / f"{name}.{suffix}").read_bytes() for name in ("first", "second"))
     assert first == second
     assert len(first) > 1000
@@ -194,8 +194,8 @@ def test_saved_files_repeat(suffix, tmp_path):
 def test_pyplot_stays_out():
     """No global state: without pyplot there are no figures to leave open and no backend to choose."""
     code = (
-        "import sys, io; from corrmask import plots;"
-        "ax = plots.loss_curves({'corr': [{'step': 1, 'validation_loss': 2}]});"
+        "import sys, io; from corrmask import pl;"
+        "ax = pl.loss_curves({'corr': [{'step': 1, 'validation_loss': 2}]});"
         "ax.figure.savefig(io.BytesIO()); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
