@@ -9,11 +9,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from corrmask.errors import InputError
 from corrmask.sources.checks import check_genes, check_shape
-from corrmask.sources.cutting import check_indptr, csc_blocks, csr_blocks, dense_blocks
+from corrmask.sources.cutting import Block, check_indptr, csc_blocks, csr_blocks, dense_blocks
 from corrmask.sources.faults import damaged, reading
 
 
@@ -112,25 +111,27 @@ class StoreReader:
         self._shape = (self.n_cells, len(self.genes))
         check_shape(shape, n_cells=self.n_cells, n_genes=len(self.genes), name=path)
 
-    def blocks(self, max_nonzeros: int, max_cells: int) -> Iterator[tuple[int, sparse.csr_array]]:
+    def blocks(self, max_nonzeros: int, max_cells: int, first_cell: int) -> Iterator[Block]:
         """See `corrmask.sources.source.Reader`."""
         bounds = (self.name, max_nonzeros, max_cells)
         n_cells, n_genes = self._shape
-        with _open(self.name) as store:
-            element = store[self._key]
-            if self._format == "dense":
-                yield from dense_blocks(element, self._shape, *bounds)
-                return
+
+        @contextmanager
+        def opened() -> Iterator[Any]:
+            with _open(self.name) as store:
+                yield store[self._key]
+
+        if self._format == "dense":
+            return dense_blocks(opened, self._shape, *bounds)
+        with reading(self.name), opened() as element:
             data, indices = element["data"], element["indices"]
-            with reading(self.name):
-                length = n_cells if self._format == "csr" else n_genes
-                indptr = check_indptr(element["indptr"][:], length, indices.shape[0], self.name)
+            length = n_cells if self._format == "csr" else n_genes
+            indptr = check_indptr(element["indptr"][:], length, indices.shape[0], self.name)
             if data.shape != indices.shape:
                 raise damaged(self.name, f"{data.shape[0]} values but {indices.shape[0]} indices")
-            if self._format == "csr":
-                yield from csr_blocks(data, indices, indptr, n_genes, *bounds)
-            else:
-                yield from csc_blocks(data, indices, indptr, self._shape, *bounds)
+        if self._format == "csr":
+            return csr_blocks(opened, indptr, n_genes, *bounds)
+        return csc_blocks(opened, indptr, self._shape, *bounds, first_cell)
 
     def obs(self, columns: list[str], start: int, stop: int) -> pd.DataFrame:
         """See `corrmask.sources.source.Reader`."""
