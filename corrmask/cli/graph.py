@@ -13,7 +13,8 @@ from corrmask.cli import console
 
 def graph(
     files: Annotated[
-        list[str], typer.Argument(help=".h5ad, .zarr, 10x .h5, folder with matrix.mtx, or a pattern in quotes.")
+        list[str],
+        typer.Argument(help=".h5ad, .zarr, 10x .h5, SOMA experiment, folder with matrix.mtx, or a pattern in quotes."),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The graph to write, .h5ad or .zarr.")],
     within: Annotated[

@@ -12,7 +12,8 @@ from corrmask.cli import console
 
 def tokenize(
     files: Annotated[
-        list[str], typer.Argument(help=".h5ad, .zarr, 10x .h5, folder with matrix.mtx, or a pattern in quotes.")
+        list[str],
+        typer.Argument(help=".h5ad, .zarr, 10x .h5, SOMA experiment, folder with matrix.mtx, or a pattern in quotes."),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The corpus folder to write.")],
     obs: Annotated[list[str] | None, typer.Option(help="A column of obs to carry along (may be repeated).")] = None,

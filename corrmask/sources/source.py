@@ -65,7 +65,7 @@ class Source:
     """
 
     def __init__(self, reader: Reader, *, normalized: bool = False) -> None:
-        self._reader = reader
+        self.reader = reader
         self.name = reader.name
         self.genes = reader.genes
         self.n_cells = reader.n_cells
@@ -113,7 +113,7 @@ class Source:
         columns = self._check_columns(obs)
         jobs = (
             partial(self._chunk, start, load, columns)
-            for start, load in self._reader.blocks(max_nonzeros, max_cells, first_cell)
+            for start, load in self.reader.blocks(max_nonzeros, max_cells, first_cell)
             if start >= first_cell
         )
         return ahead(jobs, workers=workers)
@@ -126,7 +126,7 @@ class Source:
         InputError
             A column is missing; the message names those that exist.
         """
-        return self._reader.obs(self._check_columns(columns), 0, self.n_cells)
+        return self.reader.obs(self._check_columns(columns), 0, self.n_cells)
 
     def _check_columns(self, columns: Sequence[str]) -> list[str]:
         columns = [columns] if isinstance(columns, str) else list(dict.fromkeys(columns))
@@ -142,4 +142,4 @@ class Source:
         if not counts.has_canonical_format:
             counts = counts.copy()  # summing sorts in place, and this memory may be the user's
             counts.sum_duplicates()
-        return Chunk(counts, self._reader.obs(columns, start, start + counts.shape[0]), start)
+        return Chunk(counts, self.reader.obs(columns, start, start + counts.shape[0]), start)
