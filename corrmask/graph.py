@@ -19,7 +19,7 @@ import torch
 from corrmask.covariance import Covariance, no_edges
 from corrmask.errors import InputError, InputWarning
 from corrmask.files import check_output, replacing, write_h5ad
-from corrmask.genes import common_genes, name_by_id
+from corrmask.genes import name_by_id, united_genes
 from corrmask.memory import memory_budget
 from corrmask.ops.covariance_update import panels_size, panels_within
 from corrmask.progress import Progress, silent
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 
 CHUNK_BYTES = 1_000_000_000  # what the cells at hand take beside the products
+_FIRST_CELLS = 2048  # of each set of genes, to see how frequent they are
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,9 +183,12 @@ def correlation_graph(
     Parameters
     ----------
     data
-        AnnData, scipy / cupy CSR, torch CSR tensor, a path, or a list of paths (.h5ad, .zarr, 10x .h5, .mtx folder) of
-        raw counts, cells x genes. Of several files the genes that all of them measured are used, so that a gene that a
-        file did not measure never counts as zero; cell totals are over all genes of the file.
+        Raw counts, cells x genes, as `corrmask.sources.open_sources` takes them: AnnData, scipy / cupy CSR, torch CSR
+        tensor, `corrmask.sources.from_chunks`, a path (.h5ad, .zarr, 10x .h5, SOMA experiment, .mtx folder), a pattern,
+        or a list of these. Genes of several files are united, and each pair is correlated over the cells of the files
+        that measured both genes, and over those alone: means (within levels too), variances, products and `min_cells`
+        are of these cells, so that a gene that a file did not measure never counts as zero (`corrmask.moments` has
+        the formula). A pair that no file measured together has no edge. Cell totals are over all genes of the file.
     top_k
         Most partners of a gene.
     min_corr
@@ -246,7 +250,7 @@ def correlation_graph(
         raise InputError(f"correlation_graph: 'target_sum' must be positive and finite, got {target_sum}")
     sources = open_sources(data, matrix=matrix, gene_column=gene_column, normalized=normalized)
     renaming = name_by_id(sources, gene_map, prefer=() if vocabulary is None else vocabulary.genes)
-    genes = common_genes(sources)
+    genes = united_genes(sources)
     if isinstance(within, str):
         _check_levels(sources, within)
     digest = hashlib.blake2b(digest_size=16)
@@ -260,6 +264,8 @@ def correlation_graph(
             stacklevel=2,
         )
     accumulated = Covariance(n_genes, target_sum=None if normalized else target_sum, panels=passes[0])
+    if len({frozenset(source.genes) for source in sources}) > 1:
+        accumulated.rank(_frequency(sources, genes))
     partners, weights = no_edges(n_genes, top_k)
     for number, panels in enumerate(passes):
         stage = "correlate" if len(passes) == 1 else f"correlate, pass {number + 1} of {len(passes)}"
@@ -292,7 +298,8 @@ def correlation_graph(
         "parameters": parameters,
         "n_cells": accumulated.n_cells,
         "n_empty_cells": n_empty,
-        "n_genes_in_files": len({str(gene) for source in sources for gene in source.genes}),
+        "n_genes_in_all_files": len(set.intersection(*(set(source.genes) for source in sources))),
+        "n_gene_sets": len(accumulated.moments),
         "renaming": {} if renaming is None else renaming._asdict(),
         "levels": list(accumulated.level_cells),
         "level_cells": list(accumulated.level_cells.values()),
@@ -330,16 +337,15 @@ def _chunks(
     within: str | Sequence[Any] | None,
     progress: Callable[[int, int], None],
 ) -> Iterator[tuple[Chunk, np.ndarray, np.ndarray | None]]:
-    """Chunks, the common gene of each column (-1: none) and the level of each cell."""
+    """Chunks, the gene of each column and the level of each cell."""
     total, done = sum(source.n_cells for source in sources), 0
     given = None
     if within is not None and not isinstance(within, str):
         given = np.asarray(within)
         if given.shape != (total,):
             raise InputError(f"correlation_graph: 'within' must have one value per cell, {total}, got {given.shape}")
-    position = {str(gene): i for i, gene in enumerate(genes)}
     for source in sources:
-        gene_of_column = np.array([position.get(str(gene), -1) for gene in source.genes], dtype=np.int64)
+        gene_of_column = _places(source, genes)
         for chunk in source.chunks(obs=[within] if isinstance(within, str) else []):
             n = chunk.counts.shape[0]
             levels = None
@@ -350,6 +356,26 @@ def _chunks(
             yield chunk, gene_of_column, levels
             done += n
             progress(done, total)
+
+
+def _places(source: Source, genes: np.ndarray) -> np.ndarray:
+    """The gene of each column: int64 [n_columns]."""
+    position = {str(gene): i for i, gene in enumerate(genes)}
+    return np.array([position[str(gene)] for gene in source.genes], dtype=np.int64)
+
+
+def _frequency(sources: list[Source], genes: np.ndarray) -> np.ndarray:
+    """How frequent each gene is in the first cells of files that measured it: float64 [G], a mean over sets of genes.
+
+    The order of genes decides on how fast their products are formed: the first file may not know the frequent ones.
+    """
+    total, n_sets = np.zeros(len(genes)), np.zeros(len(genes))
+    for source in {frozenset(source.genes): source for source in reversed(sources)}.values():
+        places = _places(source, genes)
+        counts = next(source.chunks(max_cells=_FIRST_CELLS, workers=0)).counts
+        total[places] += np.bincount(counts.indices, minlength=len(places)) / counts.shape[0]
+        n_sets[places] += 1
+    return total / n_sets
 
 
 def _is_mutual(partners: np.ndarray) -> np.ndarray:

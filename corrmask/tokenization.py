@@ -17,7 +17,7 @@ from corrmask import ops
 from corrmask.corpus import CorpusWriter, check_obs_names
 from corrmask.errors import InputError
 from corrmask.files import check_output, replacing
-from corrmask.genes import Renaming, common_genes, name_by_id
+from corrmask.genes import Renaming, name_by_id, united_genes
 from corrmask.medians import MedianAccumulator
 from corrmask.memory import memory_budget
 from corrmask.progress import Progress, silent
@@ -168,8 +168,8 @@ def tokenize(
     for source in sources:
         source.chunks(obs)  # a missing column is reported now, before the medians are gathered
     renaming = name_by_id(sources, gene_map, prefer=() if vocabulary is None else vocabulary.genes)
-    n_common = len(common_genes(sources))  # refuses files that name their genes differently
-    union = list(dict.fromkeys(str(gene) for source in sources for gene in source.genes))
+    union = united_genes(sources).tolist()
+    n_common = len(set.intersection(*(set(source.genes) for source in sources)))
     if vocabulary is None or vocabulary.medians is None:
         vocabulary = _with_medians(sources, union, vocabulary, normalized, memory_bytes, progress)
     n_found = int((vocabulary.tokens_of(union) >= 0).sum())

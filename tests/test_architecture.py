@@ -19,7 +19,7 @@ LAYERS = [
     ["sources"],
     ["genes", "vocabulary", "geneformer"],
     ["medians", "corpus", "tokenization"],
-    ["covariance", "graph"],
+    ["moments", "covariance", "graph"],
     ["rewiring", "modules", "groups"],
     ["masking"],
     ["arms", "hf"],
@@ -44,6 +44,8 @@ CORE = [
     "sources",
     "genes",
     "vocabulary",
+    "moments",
+    "moments",
     "covariance",
 ]
 CORE += ["graph", "groups", "masking"]

@@ -53,7 +53,8 @@ def graph(
 ) -> None:
     """Build the dependency graph: each gene's partners by Pearson correlation of log1p-normalised counts.
 
-    Of several files the genes that all of them hold are correlated.
+    Of several files the genes are united. Each pair of genes is correlated over the cells of the files that measured
+    both, and those alone: means, variances and --min-cells are of these cells; what a file did not measure is no zero.
 
     Example: [bold]corrmask graph cells.h5ad -o graph.h5ad --within donor --top-k 16 --min-corr 0.1[/bold]
     """
@@ -91,7 +92,8 @@ def graph(
         "output": str(output),
         "n_cells": result.provenance["n_cells"],
         "n_empty_cells": result.provenance["n_empty_cells"],
-        "n_genes_in_files": result.provenance["n_genes_in_files"],
+        "n_genes_in_all_files": result.provenance["n_genes_in_all_files"],
+        "n_gene_sets": result.provenance["n_gene_sets"],
         "renaming": result.provenance["renaming"] or None,
         "n_genes": result.n_genes,
         "n_edges": result.n_edges,
@@ -118,10 +120,10 @@ def graph(
     )
     if renaming := report["renaming"]:
         console.note(f"--gene-map: {Renaming(**renaming)}")
-    if report["n_genes_in_files"] > report["n_genes"]:
+    if report["n_gene_sets"] > 1:
         console.note(
-            f"left out: {report['n_genes_in_files'] - report['n_genes']:,} genes that some file did not measure "
-            "(`corrmask tokenize` gives them tokens)"
+            f"the files measured {report['n_gene_sets']} different sets of genes and share "
+            f"{report['n_genes_in_all_files']:,}: each pair is correlated over the cells that measured both"
         )
     if report["n_empty_cells"]:
         console.note(f"{report['n_empty_cells']:,} cells have no counts; they are counted as cells with zeros")

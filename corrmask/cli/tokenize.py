@@ -86,8 +86,7 @@ def tokenize(
         console.note(f"--gene-map: {report.renaming}")
     if report.n_genes_in_all_files < report.n_genes_in_files:
         console.note(
-            f"the files share {report.n_genes_in_all_files:,} genes; tokens are of all {report.n_genes_in_files:,} "
-            "(`corrmask graph` correlates the shared ones)"
+            f"the files share {report.n_genes_in_all_files:,} genes; tokens are of all {report.n_genes_in_files:,}"
         )
     if report.n_empty_cells:
         console.note(f"{report.n_empty_cells:,} cells have no tokens; they are kept: rows stay those of the files")

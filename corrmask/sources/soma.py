@@ -67,8 +67,8 @@ class SomaReader:
             measurement = experiment.ms[self._measurement]
             layers = sorted(measurement.X)
             self._layer = _choose_layer(matrix, layers, uri)
-            columns = [name for name in measurement.var.keys() if name != "soma_joinid"]
-            gene_column = gene_column or next((name for name in ("var_id", "feature_id") if name in columns), None)
+            columns = [str(name) for name in measurement.var.schema.names if name != "soma_joinid"]
+            gene_column = gene_column or ("var_id" if "var_id" in columns else "feature_id")
             if gene_column not in columns:
                 available = ", ".join(columns) or "none"
                 raise InputError(
