@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -155,6 +155,29 @@ class Covariance:
             target_sum=self.target_sum,
             first_panel=self.first_panel,
         )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that has been summed, for `restore`; no copies."""
+        parts = {"gram": self.gram.numpy(), "ranks": self.ranks.numpy(), "first_panel": np.array(self.first_panel)}
+        for number, (measured, moments) in enumerate(self.moments.items()):
+            parts[f"measured_{number}"] = np.frombuffer(measured, dtype=bool)
+            parts[f"levels_{number}"] = np.array(list(moments.level_cells), dtype=str)
+            parts[f"cells_{number}"] = np.array(list(moments.level_cells.values()), dtype=np.int64)
+            for name in ("sums", "squares", "expressed"):
+                parts[f"{name}_{number}"] = getattr(moments, name).numpy()
+        return parts
+
+    def restore(self, parts: Mapping[str, np.ndarray]) -> None:
+        """Take up sums where `arrays` left them."""
+        self.first_panel, self._ranked = int(parts["first_panel"]), True
+        self.gram, self.ranks = torch.from_numpy(parts["gram"]), torch.from_numpy(parts["ranks"])
+        self.moments = {}
+        for number in range(sum(name.startswith("measured_") for name in parts)):
+            moments = self.moments[parts[f"measured_{number}"].tobytes()] = Moments(self.n_genes)
+            names = map(str, parts[f"levels_{number}"])
+            moments.level_cells = dict(zip(names, parts[f"cells_{number}"].tolist(), strict=True))
+            for name in ("sums", "squares", "expressed"):
+                setattr(moments, name, torch.from_numpy(parts[f"{name}_{number}"]))
 
     def add(self, other: Covariance) -> None:
         """Add the accumulators of other cells over the same genes, in place.

@@ -13,13 +13,13 @@ PACKAGE = ROOT / "corrmask"
 
 # From the bottom up: a module may import its own layer and those above it in this list.
 LAYERS = [
-    ["errors", "progress", "files", "memory"],
+    ["errors", "progress", "files", "parts", "memory"],
     ["_library", "_build_info", "config"],
     ["ops"],
     ["sources"],
     ["genes", "vocabulary", "geneformer"],
     ["medians", "corpus", "tokenization"],
-    ["moments", "covariance", "graph"],
+    ["moments", "covariance", "accumulation", "graph"],
     ["rewiring", "modules", "groups"],
     ["masking"],
     ["arms", "hf"],
@@ -37,6 +37,7 @@ CORE = [
     "errors",
     "progress",
     "files",
+    "parts",
     "memory",
     "_library",
     "config",
@@ -47,6 +48,7 @@ CORE = [
     "moments",
     "moments",
     "covariance",
+    "accumulation",
 ]
 CORE += ["graph", "groups", "masking"]
 CORE_PACKAGES = {"torch", "numpy", "scipy", "anndata", "pandas", "h5py"}  # the last two are anndata's own

@@ -39,6 +39,9 @@ def tokenize(
     ] = False,
     memory: Annotated[str, typer.Option(help="For exact medians; beyond it a sketch with error 1e-3.")] = "2GB",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted run of the same command ended.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Tokenise cells: genes by descending count / median, as Geneformer does. Of several files the genes are united.
@@ -47,6 +50,8 @@ def tokenize(
 
     With Geneformer's tokens: [bold]corrmask tokenize cells.h5ad -o corpus --tokens token_dictionary.pkl
     --medians gene_median_dictionary.pkl --gene-map genes.tsv[/bold]
+
+    After an interruption: [bold]corrmask tokenize cells.h5ad -o corpus --obs cell_type --obs donor --resume[/bold]
     """
     from corrmask.errors import InputError
     from corrmask.geneformer import read_vocabulary
@@ -72,6 +77,7 @@ def tokenize(
             normalized=normalized,
             memory=memory,
             overwrite=overwrite,
+            resume=resume,
             progress=progress,
         )
     if json:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -128,6 +130,14 @@ class Source:
         """
         return self.reader.obs(self._check_columns(columns), 0, self.n_cells)
 
+    def identity(self) -> dict[str, Any]:
+        """What tells whether two runs read the same cells: names, sizes and times of its files, cells and genes.
+
+        ``files`` is [number of files, bytes, newest time of change in ns], and None for what is no file.
+        """
+        genes = hashlib.blake2b("\0".join(map(str, self.genes)).encode(), digest_size=16).hexdigest()
+        return {"name": self.name, "n_cells": self.n_cells, "genes": genes, "files": _files(self.name)}
+
     def _check_columns(self, columns: Sequence[str]) -> list[str]:
         columns = [columns] if isinstance(columns, str) else list(dict.fromkeys(columns))
         for column in columns:
@@ -143,3 +153,28 @@ class Source:
             counts = counts.copy()  # summing sorts in place, and this memory may be the user's
             counts.sum_duplicates()
         return Chunk(counts, self.reader.obs(columns, start, start + counts.shape[0]), start)
+
+
+def _files(name: str) -> list[int] | None:
+    """See `Source.identity`."""
+    if not os.path.exists(name):
+        return None
+    paths = [name]
+    if os.path.isdir(name):
+        paths = [os.path.join(folder, file) for folder, _, files in os.walk(name) for file in files]
+    stats = [os.stat(path) for path in paths]
+    newest = max((stat.st_mtime_ns for stat in stats), default=0)
+    return [len(stats), sum(stat.st_size for stat in stats), newest]
+
+
+def check_resumable(sources: Sequence[Source]) -> None:
+    """Refuse to take up work on cells that cannot be told from others.
+
+    Raises
+    ------
+    InputError
+        A source is an object in memory.
+    """
+    for source in sources:
+        if "://" not in source.name and not os.path.exists(source.name):
+            raise InputError(f"resume: {source.name} is in memory and cannot be told from other cells; give a path")
