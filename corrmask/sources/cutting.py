@@ -84,7 +84,7 @@ def csr_blocks(
 
     def load(start: int, stop: int) -> sparse.csr_array:
         low, high = int(indptr[start]), int(indptr[stop])
-        with reading(name), opened() as matrix:
+        with reading(name, ValueError), opened() as matrix:
             values, columns = read_slice(matrix["data"], low, high), read_slice(matrix["indices"], low, high)
         return make_csr(values, columns, indptr[start : stop + 1] - low, n_genes, name)
 
@@ -98,7 +98,7 @@ def dense_blocks(opened: Open, shape: tuple[int, int], name: str, max_nonzeros: 
     step = max(1, min(max_cells, max_nonzeros // n_genes))
 
     def load(start: int) -> sparse.csr_array:
-        with reading(name), opened() as matrix:
+        with reading(name, ValueError), opened() as matrix:
             block = np.asarray(matrix[start : start + step])
         return sparse.csr_array(as_float(block, name))
 
@@ -117,21 +117,21 @@ def csc_blocks(
 ) -> Iterator[Block]:
     """Blocks of a matrix stored by gene: bands of cells, one pass over the file for each."""
 
-    def read(low: int, with_values: bool) -> tuple[np.ndarray, np.ndarray]:
-        high = min(low + _PASS, int(indptr[-1]))
-        with reading(name), opened() as matrix:
-            rows = read_slice(matrix["indices"], low, high)
-            return rows, read_slice(matrix["data"], low, high) if with_values else rows
-
     def entries(with_values: bool = True) -> Iterator[Entries]:
-        starts = range(0, int(indptr[-1]), _PASS)
-        stretches = ahead(partial(read, low, with_values) for low in starts)
-        for low, (rows, values) in zip(starts, stretches, strict=True):
-            high = low + len(rows)
-            # the columns of entries low .. high - 1, without an array as long as the matrix
-            first, last = np.searchsorted(indptr, [low, high - 1], side="right") - 1
-            edges = np.clip(indptr[first : last + 2], low, high)
-            yield rows, np.repeat(np.arange(first, last + 1), np.diff(edges)), values
+        with reading(name, ValueError), opened() as matrix:
+
+            def read(low: int) -> tuple[np.ndarray, np.ndarray]:
+                high = min(low + _PASS, int(indptr[-1]))
+                rows = read_slice(matrix["indices"], low, high)
+                return rows, read_slice(matrix["data"], low, high) if with_values else rows
+
+            starts = range(0, int(indptr[-1]), _PASS)
+            for low, (rows, values) in zip(starts, ahead(partial(read, low) for low in starts), strict=True):
+                high = low + len(rows)
+                # the columns of entries low .. high - 1, without an array as long as the matrix
+                first, last = np.searchsorted(indptr, [low, high - 1], side="right") - 1
+                edges = np.clip(indptr[first : last + 2], low, high)
+                yield rows, np.repeat(np.arange(first, last + 1), np.diff(edges)), values
 
     whole = int(indptr[-1]) <= BAND * max_nonzeros
     stored = None if whole else nonzeros_per_cell(entries(with_values=False), shape[0], name)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import glob
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
-from corrmask.errors import InputError
+from corrmask.errors import InputError, InputWarning
 from corrmask.sources.mtx import MtxReader
 from corrmask.sources.objects import ObjectReader, is_anndata, read_anndata
 from corrmask.sources.soma import SomaReader, is_soma
@@ -39,7 +40,8 @@ def open_sources(
     Returns
     -------
     list of Source
-        In the order given; paths of a pattern in the order of their names. At least one.
+        In the order given; paths of a pattern in the order of their names. At least one: those that hold no cells are
+        left out, with a warning.
 
     Raises
     ------
@@ -61,7 +63,19 @@ def open_sources(
         sources += [Source(reader, normalized=normalized) for reader in readers]
     if not sources:
         raise InputError(f"no cells given; give {_FORMATS}, or an AnnData")
-    return sources
+    return _with_cells(sources)
+
+
+def _with_cells(sources: list[Source]) -> list[Source]:
+    """The sources that hold cells."""
+    kept = [source for source in sources if source.n_cells]
+    empty = [source.name for source in sources if not source.n_cells]
+    if not kept:
+        raise InputError(f"{', '.join(empty[:3])}: holds no cells; give {_FORMATS} with cells")
+    if empty:
+        shown = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
+        warnings.warn(f"left out, holding no cells: {shown}", InputWarning, stacklevel=3)
+    return kept
 
 
 def _expand(pattern: str) -> list[str]:

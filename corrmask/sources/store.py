@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -76,7 +77,7 @@ class StoreReader:
 
         self.name = path
         layer = layer_name(matrix, path)
-        with _open(path) as store, reading(path):
+        with _open(path) as store, reading(path, ValueError):
             for part in ("obs", "var"):
                 if part not in store:
                     found = ", ".join(sorted(store)) or "nothing"
@@ -88,6 +89,7 @@ class StoreReader:
                 layers = sorted(store["layers"]) if "layers" in store else []
                 raise no_matrix(path, matrix, layers, "raw/X" in store)
             element = store[self._key]
+            _check_chunks(os.path.join(path, self._key))
             if element.attrs.get("encoding-type") == "null":
                 raise no_matrix(path, matrix, sorted(store.get("layers", [])), "raw/X" in store)
             if hasattr(element, "keys"):
@@ -123,7 +125,7 @@ class StoreReader:
 
         if self._format == "dense":
             return dense_blocks(opened, self._shape, *bounds)
-        with reading(self.name), opened() as element:
+        with reading(self.name, ValueError), opened() as element:
             data, indices = element["data"], element["indices"]
             length = n_cells if self._format == "csr" else n_genes
             indptr = check_indptr(element["indptr"][:], length, indices.shape[0], self.name)
@@ -135,7 +137,7 @@ class StoreReader:
 
     def obs(self, columns: list[str], start: int, stop: int) -> pd.DataFrame:
         """See `corrmask.sources.source.Reader`."""
-        with _open(self.name) as store, reading(self.name):
+        with _open(self.name) as store, reading(self.name, ValueError):
             table = store["obs"]
             index = pd.Index([_text(value) for value in _slice(table[self._index], start, stop)], dtype=object)
             if not self._sliced:
@@ -145,6 +147,15 @@ class StoreReader:
                     self._whole = read_elem(table)
                 return self._whole[columns].iloc[start:stop].set_axis(index)
             return pd.DataFrame({column: _slice(table[column], start, stop) for column in columns}, index=index)
+
+
+def _check_chunks(folder: str) -> None:
+    """Refuse a chunk or shard of zarr without a byte: it would read as zeros, like one that was never written."""
+    for parent, _, files in os.walk(folder):  # of an HDF5 file there is no such folder
+        for file in files:
+            path = os.path.join(parent, file)
+            if os.stat(path).st_size == 0:
+                raise damaged(path, "it is empty")
 
 
 def _sparse_format(sparse_dataset: Any, group: Any, path: str, key: str) -> tuple[str, tuple[int, ...]]:
