@@ -253,14 +253,9 @@ def _write(
             for chunk in source.chunks(obs, first_cell=state["cell"] if number == state["source"] else 0):
                 input_ids, lengths = _encode(chunk.counts, tokens, vocabulary, max_len=max_len, normalized=normalized)
                 writer.append(input_ids, lengths, chunk.obs)
-                with_token = np.bincount(
-                    np.repeat(np.arange(chunk.counts.shape[0]), np.diff(chunk.counts.indptr)),
-                    weights=(chunk.counts.data > 0) & (tokens[chunk.counts.indices] >= 0),
-                    minlength=chunk.counts.shape[0],
-                )
                 counts["n_cells"] += len(lengths)
                 counts["n_empty_cells"] += int((lengths == 0).sum())
-                counts["n_truncated_cells"] += int((with_token > max_len).sum())
+                counts["n_truncated_cells"] += _n_truncated(chunk.counts, tokens, max_len)
                 counts["n_tokens"] += int(lengths.sum())
                 cell = chunk.start + len(lengths)
                 part.save({"counts": counts, "source": number, "cell": cell, "writer": writer.state()})
@@ -270,6 +265,17 @@ def _write(
         writer.abandon()
         raise
     return counts
+
+
+def _n_truncated(counts: sp.csr_array, tokens: np.ndarray, max_len: int) -> int:
+    """How many cells have more tokens than are kept; few have values enough to be looked at."""
+    long = counts[np.flatnonzero(np.diff(counts.indptr) > max_len)]
+    with_token = np.bincount(
+        np.repeat(np.arange(long.shape[0]), np.diff(long.indptr)),
+        weights=(long.data > 0) & (tokens[long.indices] >= 0),
+        minlength=long.shape[0],
+    )
+    return int((with_token > max_len).sum())
 
 
 def _hash_of(medians: np.ndarray | None) -> str | None:

@@ -65,7 +65,9 @@ def make_csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n_genes:
         raise damaged(name, f"{len(data)} values but {len(indices)} indices")
     if len(indices) and (indices.min() < 0 or indices.max() >= n_genes):
         raise damaged(name, f"column {int(indices.max())} in a matrix of {n_genes} genes")
-    indices = indices.astype(np.int32 if n_genes <= np.iinfo(np.int32).max else np.int64, copy=False)
+    # of one width, or scipy widens and copies the narrower one
+    width = np.int32 if max(n_genes, len(data)) <= np.iinfo(np.int32).max else np.int64
+    indices, indptr = indices.astype(width, copy=False), indptr.astype(width, copy=False)
     return sparse.csr_array((as_float(data, name), indices, indptr), shape=(len(indptr) - 1, n_genes))
 
 
