@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 OBS_NAME = "obs_name"
 _TOKEN_COLUMNS = ("input_ids", "length")
 SHARD_CELLS = 200_000
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 
 class Batch(NamedTuple):
@@ -60,13 +63,19 @@ class CorpusWriter:
     Parameters
     ----------
     folder
-        A folder that does not exist yet (use `corrmask.files.replacing`).
+        A folder that does not exist yet (use `corrmask.files.replacing`); with `state`, the one that was left.
     vocabulary
         Decides the token width: uint16 where all tokens fit, else int32.
+    state
+        What `state` returned after the last cells that are to be kept; what was written behind them is cut off.
+
+    Raises
+    ------
+    InputError
+        What the folder holds is not what was written up to `state`.
     """
 
-    def __init__(self, folder: Path, vocabulary: Vocabulary) -> None:
-        folder.mkdir()
+    def __init__(self, folder: Path, vocabulary: Vocabulary, state: dict[str, Any] | None = None) -> None:
         self.folder = folder
         self.vocabulary = vocabulary
         self.n_cells = 0
@@ -76,7 +85,51 @@ class CorpusWriter:
         self._shards: list[str] = []
         self._in_shard = 0
         self._sink: Any = None
-        self._writer: Any = None
+        if state is None:
+            folder.mkdir()
+        else:
+            self._take_up(state)
+
+    def state(self) -> dict[str, Any]:
+        """How far the cells go that are in the files now; JSON-safe."""
+        size = 0 if self._sink is None else self._sink.tell()
+        return {
+            "n_cells": self.n_cells,
+            "shards": self._shards,
+            "in_shard": self._in_shard,
+            "bytes": size,
+            "digest": self._digest.hexdigest(),
+        }
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        import pyarrow as pa
+
+        self._shards, self._in_shard, self.n_cells = list(state["shards"]), state["in_shard"], state["n_cells"]
+        try:
+            for path in self.folder.iterdir():
+                if path.name not in self._shards:
+                    path.unlink()
+            for name in self._shards:
+                path = self.folder / name
+                if name == self._shards[-1]:
+                    if path.stat().st_size < state["bytes"]:
+                        raise pa.ArrowInvalid("it was cut")
+                    os.truncate(path, state["bytes"])
+                with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+                    self._schema = stream.schema
+                    for batch in stream:
+                        self._count(batch)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise damaged_part(self.folder) from error
+        if self._digest.hexdigest() != state["digest"]:
+            raise damaged_part(self.folder)
+        if self._shards:
+            self._sink = (self.folder / self._shards[-1]).open("ab")
+
+    def _count(self, batch: pa.RecordBatch) -> None:
+        """Add a batch to the hash of the content."""
+        for part in (batch.column("input_ids").flatten(), batch.column("length")):
+            self._digest.update(part.to_numpy().tobytes())
 
     def append(self, input_ids: Tensor, lengths: Tensor, obs: pd.DataFrame) -> None:
         """Add cells.
@@ -92,9 +145,10 @@ class CorpusWriter:
 
         check_obs_names(obs.columns)
         lengths_np = lengths.numpy()
-        kept = np.arange(input_ids.shape[1])[None, :] < lengths_np[:, None]
-        tokens = input_ids.numpy()[kept].astype(self._dtype)
         offsets = np.concatenate([[0], np.cumsum(lengths_np)]).astype(np.int32)
+        tokens = np.empty(offsets[-1], dtype=self._dtype)
+        for row, start, stop in zip(input_ids.numpy(), offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+            tokens[start:stop] = row[: stop - start]  # five times as fast as a mask over all of the padding
         columns: dict[str, pa.Array] = {
             "input_ids": pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens)),
             "length": pa.array(lengths_np),
@@ -103,39 +157,45 @@ class CorpusWriter:
         for name in obs.columns:
             columns[str(name)] = _arrow_column(obs[name])
         table = pa.table(columns)
-        for part in (tokens, lengths_np):
-            self._digest.update(part.tobytes())
+        if not len(lengths_np):
+            return
         if self._schema is None:
             self._schema = _with_features(table.schema)
         try:
             table = table.cast(self._schema)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
             raise InputError(f"obs columns differ in kind between files ({error}); carry other columns") from error
-        if self._writer is None or self._in_shard >= SHARD_CELLS:
+        if self._sink is None or self._in_shard >= SHARD_CELLS:
             self._open_shard()
-        self._writer.write_table(table)
+        (batch,) = table.combine_chunks().to_batches()
+        self._count(batch)
+        self._sink.write(batch.serialize())
+        self._sink.flush()
         self._in_shard += len(lengths_np)
         self.n_cells += len(lengths_np)
 
     def _open_shard(self) -> None:
-        import pyarrow as pa
-
+        """Begin a file: an Arrow stream is its schema, then batch after batch, so that it can be gone on with."""
+        assert self._schema is not None
         self._close_shard()
         name = f"data-{len(self._shards):05d}.arrow"
         self._shards.append(name)
-        self._sink = pa.OSFile(str(self.folder / name), "wb")
-        self._writer = pa.ipc.new_stream(self._sink, self._schema)
+        self._sink = (self.folder / name).open("wb")
+        self._sink.write(self._schema.serialize())
         self._in_shard = 0
 
     def _close_shard(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        if self._sink is not None:
+            self._sink.write(_END_OF_STREAM)
             self._sink.close()
-            self._writer = None
+            self._sink = None
 
     def abandon(self) -> None:
         """Close what is open, after an error."""
-        self._close_shard()
+        if self._sink is not None:
+            with suppress(OSError):  # a full disk was told already
+                self._sink.close()
+            self._sink = None
 
     def close(self) -> None:
         """Finish the corpus: what `datasets` reads beside the shards, and ``vocabulary.json``."""
@@ -158,6 +218,11 @@ class CorpusWriter:
             "_split": None,
         }
         (self.folder / "state.json").write_text(json.dumps(state, indent=2))
+
+
+def damaged_part(folder: Path) -> InputError:
+    """The error for parts of a corpus that are not what was written."""
+    return InputError(f"{folder}: the parts that were kept are damaged; begin anew without --resume (resume=False)")
 
 
 def check_obs_names(names: Iterable[object]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 
 import numpy as np
 import scipy.sparse as sp
@@ -10,11 +11,10 @@ import torch
 
 from corrmask import ops
 from corrmask.errors import InputError
+from corrmask.moments import Moments, pairwise_correlation
 from corrmask.ops.covariance_update import PANEL, panel_start, panels_offset, panels_size
 
-# A centred sum of squares below this share of the raw one is rounding: float64 sums of 10**7 equal values, added one
-# after another, err by 1e-10 to 1e-9 of themselves. A gene of mean^2 / variance <= 1e4 is far above.
-_CONSTANT = 1e-8
+_SLAB = 8  # panels whose correlations stand in memory, where the files measured different genes
 
 
 def log_normalize(counts: sp.csr_array, target_sum: float) -> np.ndarray:
@@ -34,7 +34,7 @@ def no_edges(n_genes: int, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
 class Covariance:
     """Accumulators (cells, sums, Gram) of log1p-normalised counts. They add up: over chunks, files and machines.
 
-    Genes stand by rank: by falling frequency in the first chunk.
+    Genes stand by rank: by falling frequency in the first chunk. Sums are kept for each set of genes that was measured.
 
     Parameters
     ----------
@@ -51,24 +51,16 @@ class Covariance:
         float64 tensor: sums of y_i * y_j, in panels, as `corrmask.ops.covariance_update` keeps them.
     ranks
         int32 tensor [G]: the place of each gene in all that follows.
-    sums
-        float64 tensor [n_levels, G]: sums of y in each level.
-    squares
-        float64 tensor [G]: sums of y * y.
-    expressed
-        int64 tensor [G]: cells with y > 0.
-    level_cells
-        Cells of each level, in the order of the rows of `sums`.
+    moments
+        Sums of the cells of each set of measured genes, by the set: bytes of bool [G], genes in their own order.
     """
 
     def __init__(self, n_genes: int, *, target_sum: float | None = 1e4, panels: tuple[int, int] | None = None) -> None:
         self.n_genes = n_genes
         self.target_sum = target_sum
-        self.level_cells: dict[str, int] = {}
-        self.sums = torch.zeros((0, n_genes), dtype=torch.float64)
+        self.moments: dict[bytes, Moments] = {}
         self.ranks = torch.arange(n_genes, dtype=torch.int32)
-        self.squares = torch.zeros(n_genes, dtype=torch.float64)
-        self.expressed = torch.zeros(n_genes, dtype=torch.int64)
+        self._ranked = False
         self.select(*(panels or (0, -(-n_genes // PANEL))))
 
     def select(self, first: int, last: int) -> None:
@@ -85,6 +77,15 @@ class Covariance:
             ) from None
 
     @property
+    def level_cells(self) -> dict[str, int]:
+        """Cells of each level, in the order in which levels came."""
+        cells: dict[str, int] = {}
+        for moments in self.moments.values():
+            for name, count in moments.level_cells.items():
+                cells[name] = cells.get(name, 0) + count
+        return cells
+
+    @property
     def n_cells(self) -> int:
         """Cells seen."""
         return sum(self.level_cells.values())
@@ -92,24 +93,29 @@ class Covariance:
     @property
     def memory_bytes(self) -> int:
         """Bytes of the accumulators."""
-        return 8 * (self.gram.numel() + self.sums.numel() + 2 * self.n_genes)
+        return 8 * (
+            self.gram.numel() + sum(moments.sums.numel() + 2 * self.n_genes for moments in self.moments.values())
+        )
 
-    def _rows_of_levels(self, names: Sequence[str]) -> np.ndarray:
-        """The row of `sums` of each level; a new level gets a new row."""
-        new = [name for name in names if name not in self.level_cells]
-        self.level_cells.update(dict.fromkeys(new, 0))
-        self.sums = torch.cat([self.sums, torch.zeros((len(new), self.n_genes), dtype=torch.float64)])
-        row_of = {name: row for row, name in enumerate(self.level_cells)}
-        return np.array([row_of[name] for name in names], dtype=np.int64)
+    def rank(self, frequency: np.ndarray) -> None:
+        """Decide on the ranks before the first cells come: by falling frequency [G]."""
+        ranks = np.empty(self.n_genes, dtype=np.int32)
+        ranks[np.argsort(-frequency, kind="stable")] = np.arange(self.n_genes, dtype=np.int32)
+        self.ranks = torch.from_numpy(ranks)
+        self._ranked = True
 
-    def _level_rows(self, levels: np.ndarray) -> np.ndarray:
-        """The row of `sums` of each cell, which is counted in its level: int64 [n]."""
+    def _moments_of(self, measured: np.ndarray) -> Moments:
+        """The sums of the set of genes that is measured, bool [G]."""
+        return self.moments.setdefault(measured.tobytes(), Moments(self.n_genes))
+
+    def _level_rows(self, moments: Moments, levels: np.ndarray) -> np.ndarray:
+        """The row of `moments.sums` of each cell, which is counted in its level: int64 [n]."""
         names, inverse, counts = np.unique(levels.astype(str), return_inverse=True, return_counts=True)
-        rows = self._rows_of_levels([str(name) for name in names])
+        rows = moments.rows_of_levels([str(name) for name in names])
         if self.first_panel == 0:
             for name, count in zip(names, counts, strict=True):
-                self.level_cells[str(name)] += int(count)
-        return rows[inverse]
+                moments.level_cells[str(name)] += int(count)
+        return np.array(rows, dtype=np.int64)[inverse]
 
     def update(self, counts: sp.csr_array, levels: np.ndarray | None = None, genes: np.ndarray | None = None) -> None:
         """Add a chunk.
@@ -122,22 +128,25 @@ class Covariance:
             [n] names of the level of each cell (for correlation within levels); None puts all into one.
         genes
             int [n_columns]: the gene of each column, -1 for one that counts in the cells' totals alone; None where the
-            columns are the genes.
+            columns are the genes. Genes that no column has were not measured: these cells count in no pair with them.
         """
         genes = np.arange(self.n_genes) if genes is None else np.asarray(genes)
-        if self.n_cells == 0:
+        if not self._ranked:
             frequency = np.zeros(self.n_genes, dtype=np.int64)
             frequency[genes[genes >= 0]] = np.bincount(counts.indices, minlength=len(genes))[genes >= 0]
-            ranks = np.empty(self.n_genes, dtype=np.int32)
-            ranks[np.argsort(-frequency, kind="stable")] = np.arange(self.n_genes, dtype=np.int32)
-            self.ranks = torch.from_numpy(ranks)
-        level_rows = self._level_rows(np.full(counts.shape[0], "all") if levels is None else np.asarray(levels))
+            self.rank(frequency)
+        measured = np.zeros(self.n_genes, dtype=bool)
+        measured[genes[genes >= 0]] = True
+        moments = self._moments_of(measured)
+        level_rows = self._level_rows(
+            moments, np.full(counts.shape[0], "all") if levels is None else np.asarray(levels)
+        )
         places = np.append(self.ranks.numpy(), np.int32(-1))[genes]
         ops.covariance_update(
             self.gram,
-            self.sums,
-            self.squares,
-            self.expressed,
+            moments.sums,
+            moments.squares,
+            moments.expressed,
             torch.from_numpy(places),
             torch.from_numpy(counts.indptr.astype(np.int64, copy=False)),
             torch.from_numpy(np.require(counts.indices, requirements="W")),  # torch warns of read-only memory
@@ -146,6 +155,29 @@ class Covariance:
             target_sum=self.target_sum,
             first_panel=self.first_panel,
         )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that has been summed, for `restore`; no copies."""
+        parts = {"gram": self.gram.numpy(), "ranks": self.ranks.numpy(), "first_panel": np.array(self.first_panel)}
+        for number, (measured, moments) in enumerate(self.moments.items()):
+            parts[f"measured_{number}"] = np.frombuffer(measured, dtype=bool)
+            parts[f"levels_{number}"] = np.array(list(moments.level_cells), dtype=str)
+            parts[f"cells_{number}"] = np.array(list(moments.level_cells.values()), dtype=np.int64)
+            for name in ("sums", "squares", "expressed"):
+                parts[f"{name}_{number}"] = getattr(moments, name).numpy()
+        return parts
+
+    def restore(self, parts: Mapping[str, np.ndarray]) -> None:
+        """Take up sums where `arrays` left them."""
+        self.first_panel, self._ranked = int(parts["first_panel"]), True
+        self.gram, self.ranks = torch.from_numpy(parts["gram"]), torch.from_numpy(parts["ranks"])
+        self.moments = {}
+        for number in range(sum(name.startswith("measured_") for name in parts)):
+            moments = self.moments[parts[f"measured_{number}"].tobytes()] = Moments(self.n_genes)
+            names = map(str, parts[f"levels_{number}"])
+            moments.level_cells = dict(zip(names, parts[f"cells_{number}"].tolist(), strict=True))
+            for name in ("sums", "squares", "expressed"):
+                setattr(moments, name, torch.from_numpy(parts[f"{name}_{number}"]))
 
     def add(self, other: Covariance) -> None:
         """Add the accumulators of other cells over the same genes, in place.
@@ -161,17 +193,13 @@ class Covariance:
             raise InputError("covariance: accumulators of some panels cannot be added; add whole ones")
         if other.n_cells == 0:
             return
-        if self.n_cells == 0:
-            self.ranks = other.ranks.clone()
+        if not self._ranked:
+            self.ranks, self._ranked = other.ranks.clone(), True
         theirs = torch.empty_like(self.ranks, dtype=torch.int64)
         theirs[self.ranks.long()] = other.ranks.long()  # [G]: where the gene of our rank stands with them
         self._add_gram(other, theirs.numpy())
-        rows = self._rows_of_levels(list(other.level_cells))
-        for name, cells in other.level_cells.items():
-            self.level_cells[name] += cells
-        self.sums[torch.from_numpy(rows)] += other.sums[:, theirs]
-        self.squares += other.squares[theirs]
-        self.expressed += other.expressed[theirs]
+        for measured, moments in other.moments.items():
+            self.moments.setdefault(measured, Moments(self.n_genes)).add(moments, theirs)
 
     def _add_gram(self, other: Covariance, theirs: np.ndarray) -> None:
         """Add the Gram matrix of another order of genes, row by row."""
@@ -196,27 +224,39 @@ class Covariance:
         partners, weights, min_corr, positive
             As `corrmask.ops.topk_edges` takes them; `no_edges` gives the first two.
         min_cells
-            Genes expressed in fewer cells get no edges.
+            Genes expressed in fewer cells get no edges; of genes that not all files measured, pairs of which one is
+            expressed in fewer of the cells that measured both.
         """
-        ops.topk_edges(
-            partners,
-            weights,
-            self.gram,
-            self.ranks,
-            self.mean_factors(),
-            self.inverse_sd(min_cells),
-            min_corr=min_corr,
-            positive=positive,
-            first_panel=self.first_panel,
-        )
+        for first_panel, gram, factors, scale in self._correlations(min_cells):
+            ops.topk_edges(
+                partners,
+                weights,
+                gram,
+                self.ranks,
+                factors,
+                scale,
+                min_corr=min_corr,
+                positive=positive,
+                first_panel=first_panel,
+            )
 
-    def mean_factors(self) -> torch.Tensor:
-        """sqrt(cells) * mean of each gene in each level, whose products centre the Gram: float64 [n_levels, G]."""
-        cells = torch.tensor(list(self.level_cells.values()), dtype=torch.float64)
-        return self.sums / cells.sqrt()[:, None]
-
-    def inverse_sd(self, min_cells: int) -> torch.Tensor:
-        """1 / sqrt(centred sum of squares): float64 [G]; 0 for constant genes and those in fewer than `min_cells`."""
-        centred = self.squares - self.mean_factors().square().sum(dim=0)
-        varies = (centred > _CONSTANT * self.squares) & (self.expressed >= min_cells)
-        return torch.where(varies, centred.clamp_min(0).rsqrt(), 0.0)
+    def _correlations(self, min_cells: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """First panel, panels, factors and scale from which `corrmask.ops.topk_edges` reads the correlations."""
+        every = list(self.moments.values())
+        if len(every) == 1:
+            yield self.first_panel, self.gram, every[0].mean_factors(), every[0].inverse_sd(min_cells)
+        if len(every) <= 1:
+            return
+        sets = torch.from_numpy(np.array([np.frombuffer(measured, dtype=bool) for measured in self.moments]))
+        measured = sets[:, torch.argsort(self.ranks)]
+        nothing = torch.zeros((1, self.n_genes), dtype=torch.float64)  # what stands in the panels is r itself
+        ones = torch.ones(self.n_genes, dtype=torch.float64)
+        starts = [panel_start(panel, self.n_genes) for panel in range(self.first_panel, -(-self.n_genes // PANEL) + 1)]
+        bounds = [start - starts[0] for start in starts if start - starts[0] <= self.gram.numel()]
+        panels = list(enumerate(pairwise(bounds), start=self.first_panel))
+        for slab in (panels[at : at + _SLAB] for at in range(0, len(panels), _SLAB)):
+            parts = [
+                pairwise_correlation(self.gram[low:high].view(-1, PANEL), every, measured, panel, min_cells=min_cells)
+                for panel, (low, high) in slab
+            ]
+            yield slab[0][0], torch.cat(parts).view(-1), nothing, ones

@@ -109,15 +109,30 @@ def replacing(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     path = check_output(path, overwrite=overwrite)
     temporary = path.with_name(f".{path.stem}.{_owner()}.part{path.suffix}")
     _remove(temporary)
+    with explaining(path, temporary):
+        try:
+            yield temporary
+            finish(temporary, path)
+        except BaseException:
+            _remove(temporary)
+            raise
+
+
+def finish(temporary: Path, path: Path) -> None:
+    """Give what was written beside `path` its final name, once it is on the disk."""
+    sync(temporary)
+    _rename(temporary, path)
+
+
+@contextmanager
+def explaining(path: Path, *written: Path) -> Iterator[None]:
+    """Turn a full disk, or missing rights for `path` or what is written on the way to it, into an InputError."""
     try:
-        yield temporary
-        sync(temporary)
-        _rename(temporary, path)
+        yield
     except BaseException as error:
-        _remove(temporary)
         if full_disk(error):
             raise InputError(explain(OSError(errno.ENOSPC, ""), path)) from error
-        if isinstance(error, OSError) and _not_writable(error, temporary, path):
+        if isinstance(error, OSError) and _not_writable(error, path, *written):
             raise InputError(explain(error, path)) from error
         raise
 

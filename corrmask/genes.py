@@ -1,8 +1,9 @@
-"""Names of genes: symbols to Ensembl ids, versions, and the genes that several sources share."""
+"""Names of genes: symbols to Ensembl ids, versions, and the genes of several sources."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -170,25 +171,22 @@ def name_by_id(sources: Sequence[Source], gene_map: str | Path | None, prefer: I
     return Renaming(*map(sum, zip(*counts, strict=True)))
 
 
-def common_genes(sources: Sequence[Source]) -> np.ndarray:
-    """Genes that every source has, in the order of the first: object array of str.
+def united_genes(sources: Sequence[Source]) -> np.ndarray:
+    """Genes that any source has, in the order of the sources: object array of str.
 
     Raises
     ------
     InputError
-        There is none; the message shows sizes and examples of the two that do not meet.
+        A source of several has no gene that another one has: it names them differently.
     """
-    first = sources[0]
-    common = list(first.genes)
-    for source in sources[1:]:
-        genes = set(source.genes)
-        common = [gene for gene in common if gene in genes]
-        if not common:
+    in_sources = Counter(str(gene) for source in sources for gene in source.genes)
+    for source in sources[1:] if len(sources) > 1 else ():
+        if all(in_sources[str(gene)] == 1 for gene in source.genes):
             raise InputError(
-                f"no gene in common: {_example(first)} and {_example(source)}; give the same kind of names, "
+                f"no gene in common: {_example(sources[0])} and {_example(source)}; give the same kind of names, "
                 "for instance with a table of names and ids, or --gene-column (gene_column=)"
             )
-    return np.array(common, dtype=object)
+    return np.array(list(in_sources), dtype=object)
 
 
 def _example(source: Source) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,14 +16,16 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from corrmask.accumulation import accumulate, check_levels
 from corrmask.covariance import Covariance, no_edges
 from corrmask.errors import InputError, InputWarning
 from corrmask.files import check_output, replacing, write_h5ad
-from corrmask.genes import common_genes, name_by_id
+from corrmask.genes import name_by_id, united_genes
 from corrmask.memory import memory_budget
 from corrmask.ops.covariance_update import panels_size, panels_within
+from corrmask.parts import kept_part
 from corrmask.progress import Progress, silent
-from corrmask.sources import Chunk, Source, open_sources
+from corrmask.sources import check_resumable, open_sources
 from corrmask.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -212,6 +214,9 @@ def correlation_graph(
     vocabulary: Vocabulary | None = None,
     normalized: bool = False,
     memory: str | float | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 120.0,
+    resume: bool = False,
     progress: Progress = silent,
 ) -> GeneGraph:
     """Build the dependency graph of genes from the Pearson correlation of log1p-normalised counts.
@@ -222,9 +227,12 @@ def correlation_graph(
     Parameters
     ----------
     data
-        AnnData, scipy / cupy CSR, torch CSR tensor, a path, or a list of paths (.h5ad, .zarr, 10x .h5, .mtx folder) of
-        raw counts, cells x genes. Of several files the genes that all of them measured are used, so that a gene that a
-        file did not measure never counts as zero; cell totals are over all genes of the file.
+        Raw counts, cells x genes, as `corrmask.sources.open_sources` takes them: AnnData, scipy / cupy CSR, torch CSR
+        tensor, `corrmask.sources.from_chunks`, a path (.h5ad, .zarr, 10x .h5, SOMA experiment, .mtx folder), a pattern,
+        or a list of these. Genes of several files are united, and each pair is correlated over the cells of the files
+        that measured both genes, and over those alone: means (within levels too), variances, products and `min_cells`
+        are of these cells, so that a gene that a file did not measure never counts as zero (`corrmask.moments` has
+        the formula). A pair that no file measured together has no edge. Cell totals are over all genes of the file.
     top_k
         Most partners of a gene.
     min_corr
@@ -255,20 +263,27 @@ def correlation_graph(
     memory
         Budget such as "4GB", or bytes, by default four fifths of what is free. Where the products of all genes, 4 bytes
         times the square of their number, do not fit beside 1 GB for the cells, they are formed in several passes.
+    checkpoint
+        Folder for the sums of what has been read, so that a run that is killed or interrupted can be taken up; it is
+        made, and removed at the end. It takes as much space as the products, twice while it is written.
+    checkpoint_seconds
+        How often they are written, at the end of a chunk.
+    resume
+        Go on from what `checkpoint` holds; the graph has the same bytes as without the interruption. Files and
+        parameters must be the same; where nothing was kept, all is done.
     progress
         Called as progress("correlate", cells done, cells), of several passes as "correlate, pass 1 of 3".
 
     Returns
     -------
     GeneGraph
-        Its `provenance` records parameters, cells, cells per second, accumulator bytes, versions and hashes.
+        Its `provenance` records parameters, cells, accumulator bytes, versions and hashes.
 
     Raises
     ------
     InputError
         Bad values, no common gene, a missing column, an argument out of range: one line.
     """
-    started = time.perf_counter()
     if device is not None and torch.device(device).type != "cpu":
         raise InputError(f"correlation_graph: device {str(device)!r} has no covariance kernel yet; use 'cpu'")
     if sign not in ("absolute", "positive"):
@@ -282,15 +297,18 @@ def correlation_graph(
         raise InputError(f"correlation_graph: 'memory' must be more than 1GB, which the cells take, got {memory!r}")
     if min_cells < 0:
         raise InputError(f"correlation_graph: 'min_cells' must not be negative, got {min_cells}")
+    if resume and checkpoint is None:
+        raise InputError("correlation_graph: 'resume' needs the folder that was given as 'checkpoint'")
     if not 0 < target_sum < np.inf:
         raise InputError(f"correlation_graph: 'target_sum' must be positive and finite, got {target_sum}")
     sources = open_sources(data, matrix=matrix, gene_column=gene_column, normalized=normalized)
     renaming = name_by_id(sources, gene_map, prefer=() if vocabulary is None else vocabulary.genes)
-    genes = common_genes(sources)
+    genes = united_genes(sources)
     if isinstance(within, str):
-        _check_levels(sources, within)
-    digest = hashlib.blake2b(digest_size=16)
-    n_genes, n_empty = len(genes), 0
+        check_levels(sources, within)
+    if resume:
+        check_resumable(sources)
+    n_genes = len(genes)
     passes = panels_within(n_genes, budget)
     if len(passes) > 1:
         warnings.warn(
@@ -300,23 +318,6 @@ def correlation_graph(
             stacklevel=2,
         )
     accumulated = Covariance(n_genes, target_sum=None if normalized else target_sum, panels=passes[0])
-    partners, weights = no_edges(n_genes, top_k)
-    for number, panels in enumerate(passes):
-        stage = "correlate" if len(passes) == 1 else f"correlate, pass {number + 1} of {len(passes)}"
-        if number:
-            accumulated.select(*panels)
-        for chunk, gene_of_column, levels in _chunks(sources, genes, within, partial(progress, stage)):
-            counts = chunk.counts
-            accumulated.update(counts, levels, gene_of_column)
-            if number == 0:
-                n_empty += int((np.asarray(counts.sum(axis=1)) == 0).sum())
-                for part in (np.diff(counts.indptr), counts.indices, counts.data):
-                    digest.update(np.ascontiguousarray(part).data)
-        accumulated.update_edges(partners, weights, min_cells=min_cells, min_corr=min_corr, positive=sign == "positive")
-    kept = partners.numpy() >= 0
-    if mutual:
-        kept &= _is_mutual(partners.numpy())
-    seconds = time.perf_counter() - started
     parameters: dict[str, Any] = {
         "top_k": top_k,
         "min_corr": min_corr,
@@ -328,20 +329,47 @@ def correlation_graph(
         "normalized": normalized,
         "within": within if isinstance(within, str) else "" if within is None else "an array",
     }
+    identity: dict[str, Any] = {
+        "sources": [source.identity() for source in sources],
+        "genes": _hash_of(map(str, genes)),
+    }
+    identity |= {"parameters": parameters, "passes": passes, "version": version("corrmask")}
+    if within is not None and not isinstance(within, str):
+        identity["within"] = _hash_of(map(str, within))
+    edges = no_edges(n_genes, top_k)
+    with nullcontext() if checkpoint is None else kept_part(Path(checkpoint), identity, resume=resume) as part:
+        done = accumulate(
+            sources,
+            genes,
+            accumulated,
+            edges,
+            passes,
+            within=within,
+            part=part,
+            seconds=checkpoint_seconds,
+            progress=progress,
+            min_cells=min_cells,
+            min_corr=min_corr,
+            positive=sign == "positive",
+        )
+    partners, weights = edges
+    kept = partners.numpy() >= 0
+    if mutual:
+        kept &= _is_mutual(partners.numpy())
     provenance: dict[str, Any] = {
         "parameters": parameters,
         "n_cells": accumulated.n_cells,
-        "n_empty_cells": n_empty,
-        "n_genes_in_files": len({str(gene) for source in sources for gene in source.genes}),
+        "n_empty_cells": done.n_empty,
+        "n_genes_in_all_files": len(set.intersection(*(set(source.genes) for source in sources))),
+        "n_gene_sets": len(accumulated.moments),
         "renaming": {} if renaming is None else renaming._asdict(),
         "levels": list(accumulated.level_cells),
         "level_cells": list(accumulated.level_cells.values()),
         "sources": [source.name for source in sources],
-        "input_hash": digest.hexdigest(),
-        "genes_hash": hashlib.blake2b(json.dumps([str(g) for g in genes]).encode(), digest_size=16).hexdigest(),
+        "input_hash": done.digest,
+        "genes_hash": _hash_of(map(str, genes)),
         "accumulator_bytes": accumulated.memory_bytes,
         "passes": len(passes),
-        "cells_per_second": accumulated.n_cells / seconds,
         "versions": _versions(),
     }
     return GeneGraph(
@@ -353,43 +381,8 @@ def correlation_graph(
     )
 
 
-def _check_levels(sources: list[Source], within: str) -> None:
-    """Refuse cells whose level is missing: as a level of their own they would pass for one population."""
-    for source in sources:
-        missing = int(source.read_obs([within])[within].isna().sum())
-        if missing:
-            raise InputError(
-                f"{source.name}: obs column {within!r} has no value for {missing:,} of {source.n_cells:,} cells; give "
-                "them one (such as 'unknown') or leave these cells out"
-            )
-
-
-def _chunks(
-    sources: list[Source],
-    genes: np.ndarray,
-    within: str | Sequence[Any] | None,
-    progress: Callable[[int, int], None],
-) -> Iterator[tuple[Chunk, np.ndarray, np.ndarray | None]]:
-    """Chunks, the common gene of each column (-1: none) and the level of each cell."""
-    total, done = sum(source.n_cells for source in sources), 0
-    given = None
-    if within is not None and not isinstance(within, str):
-        given = np.asarray(within)
-        if given.shape != (total,):
-            raise InputError(f"correlation_graph: 'within' must have one value per cell, {total}, got {given.shape}")
-    position = {str(gene): i for i, gene in enumerate(genes)}
-    for source in sources:
-        gene_of_column = np.array([position.get(str(gene), -1) for gene in source.genes], dtype=np.int64)
-        for chunk in source.chunks(obs=[within] if isinstance(within, str) else []):
-            n = chunk.counts.shape[0]
-            levels = None
-            if isinstance(within, str):
-                levels = chunk.obs[within].astype(str).to_numpy()
-            elif given is not None:
-                levels = given[done : done + n]
-            yield chunk, gene_of_column, levels
-            done += n
-            progress(done, total)
+def _hash_of(names: Iterable[str]) -> str:
+    return hashlib.blake2b(json.dumps(list(names)).encode(), digest_size=16).hexdigest()
 
 
 def _is_mutual(partners: np.ndarray) -> np.ndarray:
@@ -408,6 +401,4 @@ def check_graph_output(path: str | Path, *, overwrite: bool) -> None:
 
 
 def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
     return {name: version(name) for name in ("corrmask", "torch", "numpy", "scipy", "anndata")}

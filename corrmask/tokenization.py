@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +19,14 @@ from torch import Tensor
 from corrmask import ops
 from corrmask.corpus import CorpusWriter, check_obs_names
 from corrmask.errors import InputError
-from corrmask.files import check_output, replacing
-from corrmask.genes import Renaming, common_genes, name_by_id
+from corrmask.files import check_output, explaining, finish
+from corrmask.genes import Renaming, name_by_id, united_genes
 from corrmask.medians import MedianAccumulator
 from corrmask.memory import memory_budget
+from corrmask.parts import Part, kept_part, part_folder
 from corrmask.progress import Progress, silent
-from corrmask.sources import Source, open_sources
-from corrmask.vocabulary import Vocabulary
+from corrmask.sources import Source, check_resumable, open_sources
+from corrmask.vocabulary import FILE_NAME, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,7 @@ def tokenize(
     normalized: bool = False,
     memory: str | float = "2GB",
     overwrite: bool = False,
+    resume: bool = False,
     progress: Progress = silent,
 ) -> TokenizeReport:
     """Tokenise cells into a corpus that `datasets.load_from_disk` opens.
@@ -170,6 +175,10 @@ def tokenize(
         Budget for exact medians, such as "2GB" or bytes; beyond it they are a sketch of relative error 1e-3.
     overwrite
         Replace an existing output.
+    resume
+        Go on where a run that was killed or interrupted ended: the cells that it wrote are kept (in a hidden folder
+        beside the output), and medians once it had them. The corpus has the same bytes as without the interruption.
+        Files and parameters must be the same; where nothing was interrupted, all is done.
     progress
         Called as progress("medians" | "tokenize", cells done, cells).
 
@@ -188,56 +197,109 @@ def tokenize(
     for source in sources:
         source.chunks(obs)  # a missing column is reported now, before the medians are gathered
     renaming = name_by_id(sources, gene_map, prefer=() if vocabulary is None else vocabulary.genes)
-    n_common = len(common_genes(sources))  # refuses files that name their genes differently
-    union = list(dict.fromkeys(str(gene) for source in sources for gene in source.genes))
-    if vocabulary is None or vocabulary.medians is None:
-        vocabulary = _with_medians(sources, union, vocabulary, normalized, memory_bytes, progress)
-    n_found = int((vocabulary.tokens_of(union) >= 0).sum())
-    if n_found == 0:
-        raise InputError(
-            f"no gene in common: the files have {len(union):,} genes ({', '.join(union[:3])}), the vocabulary "
-            f"{vocabulary.n_genes:,} ({', '.join(vocabulary.genes[:3])}); map symbols to ids with --gene-map or choose "
-            "--gene-column"
-        )
-    n_cells = n_empty = n_truncated = n_tokens = 0
-    total = sum(source.n_cells for source in sources)
-    with replacing(output, overwrite=overwrite) as folder:
-        writer = CorpusWriter(folder, vocabulary)
-        try:
-            for source in sources:
-                tokens = vocabulary.tokens_of(source.genes)
-                for chunk in source.chunks(obs):
-                    input_ids, lengths = _encode(
-                        chunk.counts, tokens, vocabulary, max_len=max_len, normalized=normalized
-                    )
-                    writer.append(input_ids, lengths, chunk.obs)
-                    with_token = np.bincount(
-                        np.repeat(np.arange(chunk.counts.shape[0]), np.diff(chunk.counts.indptr)),
-                        weights=(chunk.counts.data > 0) & (tokens[chunk.counts.indices] >= 0),
-                        minlength=chunk.counts.shape[0],
-                    )
-                    n_cells += len(lengths)
-                    n_empty += int((lengths == 0).sum())
-                    n_truncated += int((with_token > max_len).sum())
-                    n_tokens += int(lengths.sum())
-                    progress("tokenize", n_cells, total)
-            writer.close()
-        except BaseException:
-            writer.abandon()
-            raise
+    union = united_genes(sources).tolist()
+    n_common = len(set.intersection(*(set(source.genes) for source in sources)))
+    identity: dict[str, Any] = {
+        "sources": [source.identity() for source in sources],
+        "obs": list(obs),
+        "max_len": max_len,
+        "vocabulary": None if vocabulary is None else [vocabulary.hash, _hash_of(vocabulary.medians)],
+        "matrix": matrix,
+        "gene_column": gene_column,
+        "normalized": normalized,
+        "memory": memory_bytes,
+        "version": version("corrmask"),
+    }
+    if resume:
+        check_resumable(sources)
+    output = Path(output)
+    folder = part_folder(output)
+    with explaining(output, folder), kept_part(folder, identity, resume=resume) as part:
+        if part.state is not None:
+            vocabulary = Vocabulary.load(folder)
+        elif vocabulary is None or vocabulary.medians is None:
+            vocabulary = _with_medians(sources, union, vocabulary, normalized, memory_bytes, progress)
+        n_found = int((vocabulary.tokens_of(union) >= 0).sum())
+        if n_found == 0:
+            raise InputError(
+                f"no gene in common: the files have {len(union):,} genes ({', '.join(union[:3])}), the vocabulary "
+                f"{vocabulary.n_genes:,} ({', '.join(vocabulary.genes[:3])}); map symbols to ids with --gene-map or "
+                "choose --gene-column"
+            )
+        if part.state is None:
+            vocabulary.save(folder / FILE_NAME)
+        n_kept = 0 if part.state is None else part.state["counts"]["n_cells"]
+        counts = _write(part, sources, vocabulary, obs, max_len, normalized, progress)
+        finish(folder / "corpus", check_output(output, overwrite=overwrite))
     return TokenizeReport(
-        n_cells=n_cells,
-        n_empty_cells=n_empty,
-        n_truncated_cells=n_truncated,
-        n_tokens=n_tokens,
+        **counts,
         n_genes_in_files=len(union),
         n_genes_in_all_files=n_common,
         n_genes_with_token=n_found,
         renaming=renaming,
         medians=str(vocabulary.medians_origin.get("kind")),
         token_dtype="uint16" if vocabulary.size <= 2**16 else "int32",
-        cells_per_second=n_cells / (time.perf_counter() - started),
+        cells_per_second=(counts["n_cells"] - n_kept) / (time.perf_counter() - started),
     )
+
+
+def _write(
+    part: Part,
+    sources: Sequence[Source],
+    vocabulary: Vocabulary,
+    obs: Sequence[str],
+    max_len: int,
+    normalized: bool,
+    progress: Progress,
+) -> dict[str, int]:
+    """Write the corpus into the part's folder, from where it stopped: counts of cells and tokens."""
+    folder = part.folder / "corpus"
+    state = part.state
+    if state is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        writer = CorpusWriter(folder, vocabulary)
+        state = {"counts": dict.fromkeys(("n_cells", "n_empty_cells", "n_truncated_cells", "n_tokens"), 0)}
+        state |= {"source": 0, "cell": 0, "writer": writer.state()}
+        part.save(state)
+    else:
+        writer = CorpusWriter(folder, vocabulary, state["writer"])
+    counts = dict(state["counts"])
+    total = sum(source.n_cells for source in sources)
+    try:
+        for number, source in enumerate(sources):
+            if number < state["source"]:
+                continue
+            tokens = vocabulary.tokens_of(source.genes)
+            for chunk in source.chunks(obs, first_cell=state["cell"] if number == state["source"] else 0):
+                input_ids, lengths = _encode(chunk.counts, tokens, vocabulary, max_len=max_len, normalized=normalized)
+                writer.append(input_ids, lengths, chunk.obs)
+                counts["n_cells"] += len(lengths)
+                counts["n_empty_cells"] += int((lengths == 0).sum())
+                counts["n_truncated_cells"] += _n_truncated(chunk.counts, tokens, max_len)
+                counts["n_tokens"] += int(lengths.sum())
+                cell = chunk.start + len(lengths)
+                part.save({"counts": counts, "source": number, "cell": cell, "writer": writer.state()})
+                progress("tokenize", counts["n_cells"], total)
+        writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
+    return counts
+
+
+def _n_truncated(counts: sp.csr_array, tokens: np.ndarray, max_len: int) -> int:
+    """How many cells have more tokens than are kept; few have values enough to be looked at."""
+    long = counts[np.flatnonzero(np.diff(counts.indptr) > max_len)]
+    with_token = np.bincount(
+        np.repeat(np.arange(long.shape[0]), np.diff(long.indptr)),
+        weights=(long.data > 0) & (tokens[long.indices] >= 0),
+        minlength=long.shape[0],
+    )
+    return int((with_token > max_len).sum())
+
+
+def _hash_of(medians: np.ndarray | None) -> str | None:
+    return None if medians is None else hashlib.blake2b(medians.tobytes(), digest_size=16).hexdigest()
 
 
 def _with_medians(

@@ -349,6 +349,23 @@ def correlation(y: np.ndarray, levels: np.ndarray | None = None) -> np.ndarray:
     return r
 
 
+def pairwise_correlation(y: np.ndarray, levels: np.ndarray | None = None, *, min_cells: int = 0) -> np.ndarray:
+    """r of each pair over the cells that measured both genes, NaN [N, G] being what was not measured: [G, G].
+
+    NaN where a gene does not vary within the levels of those cells, or is expressed in fewer than `min_cells` of them.
+    """
+    n_genes = y.shape[1]
+    r = np.full((n_genes, n_genes), np.nan)
+    for i in range(n_genes):
+        for j in range(i):
+            both = ~np.isnan(y[:, i]) & ~np.isnan(y[:, j])
+            pair = y[both][:, [i, j]]
+            of_pair = correlation(pair, None if levels is None else np.asarray(levels)[both])[0, 1] if len(pair) else 0
+            if of_pair != 0 and ((pair > 0).sum(axis=0) >= min_cells).all():
+                r[i, j] = r[j, i] = of_pair
+    return r
+
+
 def correlation_from_gram(gram: np.ndarray, mean_factors: np.ndarray, inverse_sd: np.ndarray) -> np.ndarray:
     """r as the operator defines it, rounded to float32: [G, G]."""
     n_genes = len(inverse_sd)

@@ -13,13 +13,13 @@ PACKAGE = ROOT / "corrmask"
 
 # From the bottom up: a module may import its own layer and those above it in this list.
 LAYERS = [
-    ["errors", "progress", "files", "memory", "distributed"],
+    ["errors", "progress", "files", "parts", "memory", "distributed"],
     ["_library", "_build_info", "config"],
     ["ops"],
     ["sources"],
     ["genes", "vocabulary", "geneformer"],
     ["corpus_files", "medians", "corpus", "tokenization", "order"],
-    ["covariance", "graph"],
+    ["moments", "covariance", "accumulation", "graph"],
     ["rewiring", "modules", "groups", "levelling"],
     ["masking", "collating"],
     ["loader"],
@@ -38,6 +38,7 @@ CORE = [
     "errors",
     "progress",
     "files",
+    "parts",
     "memory",
     "distributed",
     "_library",
@@ -46,7 +47,10 @@ CORE = [
     "sources",
     "genes",
     "vocabulary",
+    "moments",
+    "moments",
     "covariance",
+    "accumulation",
 ]
 CORE += ["graph", "groups", "masking"]
 CORE_PACKAGES = {"torch", "numpy", "scipy", "anndata", "pandas", "h5py"}  # the last two are anndata's own

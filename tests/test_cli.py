@@ -67,9 +67,9 @@ def test_graph_says_what_a_user_may_not_have_meant(tmp_path: Path, capsys: pytes
         main(["graph", *files[:2], "-o", files[2], "--within", "donor"])
     assert stop.value.code == 0
     out, err = capsys.readouterr()
-    assert "0 edges among 2 genes" in out
+    assert "0 edges among 4 genes" in out
     assert "hubs" not in out
-    assert "left out: 2 genes that some file did not measure" in err
+    assert "2 different sets of genes and share 2:" in err
     assert "6 cells have no counts" in err
     assert "no edges" in err
     assert "levels of 'donor'" in err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from corrmask.errors import InputError
-from corrmask.genes import Renaming, common_genes, name_by_id, read_gene_map, rename, strip_version
+from corrmask.genes import Renaming, name_by_id, read_gene_map, rename, strip_version, united_genes
 from corrmask.sources import open_sources
 from corrmask.vocabulary import Vocabulary
 
@@ -112,11 +111,11 @@ def test_two_files_agree_on_the_id(tmp_path: Path, order: tuple[str, str]) -> No
     table.write_text(TABLE)
     sources = open_sources([one_cell([gene]) for gene in order])
     assert name_by_id(sources, table) == Renaming(1, 1, 0, 0, 0)
-    assert common_genes(sources).tolist() == ["ENSG00000000003"]
+    assert united_genes(sources).tolist() == ["ENSG00000000003"]
     sources = open_sources([one_cell([gene]) for gene in ("A", "A")])
     vocabulary = Vocabulary(np.array(["ENSG00000000003", "ENSG00000000009"]))
     assert name_by_id(sources, table, prefer=vocabulary.genes) == Renaming(2, 0, 0, 0, 0)
-    assert common_genes(sources).tolist() == ["ENSG00000000003"]
+    assert united_genes(sources).tolist() == ["ENSG00000000003"]
 
 
 NAMES = ["A", "B", "C", *(f"ENSG0000000000{i}{version}" for i in range(3) for version in ("", ".1", ".2"))]
@@ -142,19 +141,9 @@ def one_cell(genes: Sequence[str]) -> anndata.AnnData:
     )
 
 
-def test_common_genes_in_the_order_of_the_first() -> None:
-    assert common_genes(open_sources([one_cell("cabd"), one_cell("xdca")])).tolist() == ["c", "a", "d"]
-    assert common_genes(open_sources(one_cell("cab"))).tolist() == ["c", "a", "b"]
+def test_genes_are_united_in_the_order_of_the_files() -> None:
+    assert united_genes(open_sources([one_cell("cabd"), one_cell("xdca")])).tolist() == [*"cabdx"]
+    assert united_genes(open_sources(one_cell("cab"))).tolist() == [*"cab"]
+    assert united_genes(open_sources([one_cell("ab"), one_cell("bc"), one_cell("cd")])).tolist() == [*"abcd"]
     with pytest.raises(InputError, match=r"no gene in common: .* has 4 \(c, a, b, ...\) and .* has 2 \(y, z, ...\)"):
-        common_genes(open_sources([one_cell("cabd"), one_cell("xd"), one_cell("yz")]))
-
-
-@pytest.mark.skipif("CORRMASK_DATA" not in os.environ, reason="CORRMASK_DATA is not set")
-def test_the_real_table_names_the_real_one_cell() -> None:
-    data = Path(os.environ["CORRMASK_DATA"])
-    gene_map = read_gene_map(data / "genes" / "ensembl_symbol_biotype.tsv")
-    (source,) = open_sources(data / "pbmc_corpus_core.h5ad")
-    renamed, renaming = rename(source.genes, gene_map)
-    assert len(set(renamed)) == len(source.genes) == 17352
-    assert renaming[:4] == (13473, 0, 3879, 0)
-    assert gene_map["CD3E"] == ("ENSG00000198851",)
+        united_genes(open_sources([one_cell("cabd"), one_cell("xd"), one_cell("yz")]))

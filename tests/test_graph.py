@@ -173,24 +173,95 @@ def test_files_one_after_another_equal_one_file(tmp_path: Path) -> None:
     assert np.abs(graph.weights - whole.weights).max() <= BOUND
 
 
-def test_files_of_different_genes_share_what_all_measured() -> None:
-    """Totals are over all genes of a file; genes are those that every file has, in the order of the first."""
-    counts = make_counts(1, 200, 12)
-    first, second = make_cells(counts[:90]), make_cells(counts[90:])
-    first = first[:, [3, 0, 1, 2, 4, 6, 7]].copy()
-    second = second[:, [11, 4, 3, 2, 1, 0, 9]].copy()
-    graph = correlation_graph([first, second], min_corr=0, min_cells=1)
-    assert graph.var_names.tolist() == ["G3", "G0", "G1", "G2", "G4"]
-    y = np.vstack(
-        [
-            pd.DataFrame(reference.log_normalize(cells.X.toarray()), columns=cells.var_names)[
-                graph.var_names
-            ].to_numpy()
-            for cells in (first, second)
-        ]
-    )
-    r64 = reference.correlation(y)
-    assert_graph(graph, r64, top_k=16, min_corr=0, usable=np.ones(5, dtype=bool))
+def files_of_different_genes() -> tuple[list[Any], np.ndarray, np.ndarray, list[str]]:
+    """Four files of different genes; y with NaN where a gene was not measured, the donor of each cell, the genes."""
+    n_genes = 14
+    counts = make_counts(1, 400, n_genes)
+    every = np.random.default_rng(1).permutation(n_genes)
+    kept = [every[: n_genes - 4], every[2:], every[::-1][: n_genes - 2], every[5 : n_genes - 1]]
+    donor = np.array(["x", "y", "z"])[np.arange(400) * 7 % 11 % 3]
+    donor[100:200] = "y"  # a level of one file alone, others in several
+    files, frames = [], []
+    for genes, part in zip(kept, (slice(0, 100), slice(100, 200), slice(200, 290), slice(290, 400)), strict=True):
+        cells = make_cells(counts[part], donor=pd.Categorical(donor[part]))[:, genes].copy()
+        files.append(cells)
+        frames.append(pd.DataFrame(reference.log_normalize(cells.X.toarray()), columns=cells.var_names))
+    y = pd.concat(frames)
+    return files, y.to_numpy(), donor, list(y.columns)
+
+
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("min_cells", [1, 25])
+def test_pairs_are_of_the_cells_that_measured_both(within: bool, min_cells: int) -> None:
+    """Against Pearson's r of the cells left when those with NaN in either gene are dropped."""
+    files, y, donor, genes = files_of_different_genes()
+    r64 = reference.pairwise_correlation(y, donor if within else None, min_cells=min_cells)
+    options: dict[str, Any] = {"min_cells": min_cells, "within": "donor" if within else None}
+    graph = correlation_graph(files, top_k=len(genes), min_corr=0, **options)
+    assert graph.var_names.tolist() == genes
+    assert graph.provenance["n_gene_sets"] == 3
+    assert np.isnan(y).any(axis=0).sum() > 5
+    got = dense(graph)
+    assert graph.n_edges == int((~np.isnan(r64)).sum()) > 60
+    assert np.abs(got - np.nan_to_num(r64)).max() <= BOUND
+    np.testing.assert_array_equal(got, got.T)
+    for options in ({"top_k": 2}, {"top_k": 3, "sign": "positive"}):
+        few = correlation_graph(
+            files, min_corr=0.05, min_cells=min_cells, within="donor" if within else None, **options
+        )
+        strength = np.nan_to_num(r64 if "sign" in options else np.abs(r64))
+        best = -np.sort(-strength, axis=1)[:, : options["top_k"]]
+        for gene in range(len(genes)):
+            row = slice(few.indptr[gene], few.indptr[gene + 1])
+            assert np.abs(np.abs(few.weights[row]) - best[gene][best[gene] >= 0.05]).max(initial=0) <= BOUND
+
+
+def test_a_pair_that_no_file_measured_together_has_no_edge() -> None:
+    counts = make_counts(4, 200, 3)
+    counts[:, :] = counts[:, :1] + np.random.default_rng(0).poisson(0.3, (200, 3))
+    cells = make_cells(counts)
+    graph = correlation_graph([cells[:90, ["G0", "G1"]].copy(), cells[90:, ["G1", "G2"]].copy()], min_corr=0)
+    assert (dense(graph) != 0).tolist() == [[False, True, False], [True, False, True], [False, True, False]]
+
+
+def test_many_panels_of_different_genes(monkeypatch: pytest.MonkeyPatch, set_threads: Callable[[int], None]) -> None:
+    """More genes than a panel and a tile hold, on any number of threads and in passes: the same bytes."""
+    rng = np.random.default_rng(3)
+    counts = rng.poisson(np.linspace(2, 0.05, 1300) * rng.gamma(1, 1, (150, 1))).astype(np.float32)
+    cells = make_cells(counts)
+    files = [cells[:80, :1200].copy(), cells[80:, 300:].copy()]
+    set_threads(1)
+    whole = correlation_graph(files, min_cells=3)
+    y = np.full((150, 1300), np.nan)
+    y[:80, :1200], y[80:, 300:] = (reference.log_normalize(file.X.toarray()) for file in files)
+    for gene in (0, 250, 700, 1250):
+        both = ~np.isnan(y[:, gene])
+        some = np.flatnonzero(dense(whole)[gene])
+        for partner in some:
+            used = both & ~np.isnan(y[:, partner])
+            assert abs(dense(whole)[gene, partner] - np.corrcoef(y[used][:, [gene, partner]].T)[0, 1]) <= BOUND
+    set_threads(2)
+    monkeypatch.setattr("corrmask.graph.CHUNK_BYTES", 0)
+    with pytest.warns(InputWarning, match="passes over the cells"):
+        passes = correlation_graph(files, min_cells=3, memory="3MB")
+    for name in ("indptr", "indices", "weights"):
+        assert getattr(passes, name).tobytes() == getattr(whole, name).tobytes()
+
+
+def test_the_rule_is_the_usual_one_where_files_measured_the_same() -> None:
+    """Twice the same genes in another order are one set; taken apart as two sets they give the same r."""
+    counts = make_counts(5, 200, 20)
+    first, second = make_cells(counts[:90]), make_cells(counts[90:])[:, ::-1].copy()
+    whole = correlation_graph([first, make_cells(counts[90:])], min_corr=0)
+    turned = correlation_graph([first, second], min_corr=0)
+    assert turned.provenance["n_gene_sets"] == 1
+    np.testing.assert_array_equal(dense(turned), dense(whole))
+    lone = sp.hstack([second.X, np.ones((110, 1), dtype=np.float32)])  # a gene more, so that there are two sets
+    extra = ad.AnnData(sp.csr_matrix(lone), var=pd.DataFrame(index=[*second.var_names, "lone"]))
+    y = np.vstack([reference.log_normalize(counts[:90]), reference.log_normalize(lone.toarray())[:, 19::-1]])
+    apart = correlation_graph([first, extra], top_k=20, min_corr=0, min_cells=1)
+    assert apart.provenance["n_gene_sets"] == 2
+    assert np.abs(dense(apart)[:20, :20] - reference.correlation(y)).max() <= BOUND
 
 
 def test_levels_by_column_by_array_and_across_files() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from anndata import AnnData
@@ -405,3 +406,39 @@ def test_command_bad_input_is_one_line_and_code_2(
 def test_help_has_an_example(capfd: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     assert "corrmask simulate -o cells.h5ad" in " ".join(capfd.readouterr().out.split())
+
+
+@pytest.mark.parametrize("shard", [None, 512])
+def test_written_as_drawn_equals_what_is_returned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shard: int | None
+) -> None:
+    """Whatever the size of shards; the summary is that of the .h5ad."""
+    pytest.importorskip("zarr", minversion="3")
+    if shard is not None:
+        monkeypatch.setattr("corrmask.simulation.writing.CHUNK_VALUES", shard // 4)
+        monkeypatch.setattr("corrmask.simulation.writing.SHARD_VALUES", shard)
+    summaries = []
+    for name in ("cells.zarr", "cells.h5ad"):
+        with pytest.raises(SystemExit) as stop:
+            main(
+                ["simulate", "-o", str(tmp_path / name), "--cells", "300", "--genes", "400", "--modules", "3", "--json"]
+            )
+        assert stop.value.code == 0
+        summaries.append(json.loads(capsys.readouterr().out))
+    timed = ("output", "seconds", "cells_per_second")
+    one, other = ({key: value for key, value in summary.items() if key not in timed} for summary in summaries)
+    assert one == other
+    streamed, whole = anndata.read_zarr(tmp_path / "cells.zarr"), anndata.read_h5ad(tmp_path / "cells.h5ad")
+    for part in ("data", "indices", "indptr"):
+        np.testing.assert_array_equal(getattr(streamed.X, part), getattr(whole.X, part))
+    assert streamed.X.dtype == np.float32
+    pd.testing.assert_frame_equal(streamed.obs, whole.obs, check_index_type=False)
+    pd.testing.assert_frame_equal(streamed.var, whole.var, check_index_type=False)
+    np.testing.assert_array_equal(streamed.obsm["module_activity"], whole.obsm["module_activity"])
+    np.testing.assert_array_equal(streamed.varm["type_share"], whole.varm["type_share"])
+    here, there = (adata.uns["simulation"] for adata in (streamed, whole))
+    assert here.keys() == there.keys()
+    for key in here.keys() - {"parameters"}:
+        assert str(np.asarray(here[key]).tolist()) == str(np.asarray(there[key]).tolist())
+    assert {key: float(value) for key, value in here["parameters"].items()} == there["parameters"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "cells.zarr"]

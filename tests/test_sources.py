@@ -654,7 +654,7 @@ def test_no_cells_or_no_genes(tmp_path: Path) -> None:
         write_10x(tmp_path / "x.h5", matrix)
         write_mtx(tmp_path / f"x{shape[0]}", matrix)
         for data in (ad.AnnData(matrix), matrix, *(tmp_path / name for name in ("x.h5ad", "x.h5", f"x{shape[0]}"))):
-            with pytest.raises(InputError, match=rf"holds {shape[0]} cells and {shape[1]} genes; both must be"):
+            with pytest.raises(InputError, match=r"holds (no cells|3 cells and no genes)"):
                 open_sources(data)
 
 

@@ -30,7 +30,8 @@ def topk_edges(*moments: torch.Tensor, top_k: int, **options: Any) -> tuple[torc
 def moments(y: np.ndarray, levels: np.ndarray | None = None, min_cells: int = 0) -> tuple[torch.Tensor, ...]:
     covariance = Covariance(y.shape[1], target_sum=None)
     covariance.update(sp.csr_array(y), levels)
-    return covariance.gram, covariance.ranks, covariance.mean_factors(), covariance.inverse_sd(min_cells)
+    (moments,) = covariance.moments.values()
+    return covariance.gram, covariance.ranks, moments.mean_factors(), moments.inverse_sd(min_cells)
 
 
 def given_gram(gram: list[list[float]]) -> tuple[torch.Tensor, ...]:

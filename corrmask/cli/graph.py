@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,8 @@ from corrmask.cli import console
 
 def graph(
     files: Annotated[
-        list[str], typer.Argument(help=".h5ad, .zarr, 10x .h5, folder with matrix.mtx, or a pattern in quotes.")
+        list[str],
+        typer.Argument(help=".h5ad, .zarr, 10x .h5, SOMA experiment, folder with matrix.mtx, or a pattern in quotes."),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The graph to write, .h5ad or .zarr.")],
     within: Annotated[
@@ -48,25 +50,37 @@ def graph(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted run of the same command ended.")
+    ] = False,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(help="How often what --resume needs is written, beside the output.")
+    ] = 120,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Build the dependency graph: each gene's partners by Pearson correlation of log1p-normalised counts.
 
-    Of several files the genes that all of them hold are correlated.
+    Of several files the genes are united. Each pair of genes is correlated over the cells of the files that measured
+    both, and those alone: means, variances and --min-cells are of these cells; what a file did not measure is no zero.
 
     Example: [bold]corrmask graph cells.h5ad -o graph.h5ad --within donor --top-k 16 --min-corr 0.1[/bold]
+
+    After an interruption: [bold]corrmask graph cells.h5ad -o graph.h5ad --within donor --resume[/bold]
     """
     from corrmask.errors import InputError
+    from corrmask.files import explaining
     from corrmask.geneformer import read_vocabulary
     from corrmask.genes import Renaming
     from corrmask.graph import check_graph_output, correlation_graph
+    from corrmask.parts import part_folder
 
     check_graph_output(output, overwrite=overwrite)
     if vocabulary is not None and gene_map is None:
         raise InputError("--vocabulary chooses among the ids of --gene-map; give both or neither")
     if normalized:
         console.note_normalized()
-    with console.progress() as progress:
+    started = time.perf_counter()
+    with console.progress() as progress, explaining(output, part_folder(output)):
         result = correlation_graph(
             files,
             top_k=top_k,
@@ -82,22 +96,27 @@ def graph(
             gene_column=gene_column,
             normalized=normalized,
             memory=memory,
+            checkpoint=part_folder(output),
+            checkpoint_seconds=checkpoint_seconds,
+            resume=resume,
             progress=progress,
         )
+    seconds = time.perf_counter() - started
     result.write(output, overwrite=overwrite)
     degree = result.in_degree()
     report = {
         "output": str(output),
         "n_cells": result.provenance["n_cells"],
         "n_empty_cells": result.provenance["n_empty_cells"],
-        "n_genes_in_files": result.provenance["n_genes_in_files"],
+        "n_genes_in_all_files": result.provenance["n_genes_in_all_files"],
+        "n_gene_sets": result.provenance["n_gene_sets"],
         "renaming": result.provenance["renaming"] or None,
         "n_genes": result.n_genes,
         "n_edges": result.n_edges,
         "n_genes_with_partners": int((result.indptr[1:] > result.indptr[:-1]).sum()),
         "hubs": [{"gene": gene, "partner_of": count} for gene, count in result.hubs(10) if count],
         "median_partner_of": float(sorted(degree)[len(degree) // 2]),
-        "cells_per_second": result.provenance["cells_per_second"],
+        "cells_per_second": result.provenance["n_cells"] / seconds,
         "passes": result.provenance["passes"],
         "accumulator_gb": result.provenance["accumulator_bytes"] / 1e9,
         "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
@@ -117,10 +136,10 @@ def graph(
     )
     if renaming := report["renaming"]:
         console.note(f"--gene-map: {Renaming(**renaming)}")
-    if report["n_genes_in_files"] > report["n_genes"]:
+    if report["n_gene_sets"] > 1:
         console.note(
-            f"left out: {report['n_genes_in_files'] - report['n_genes']:,} genes that some file did not measure "
-            "(`corrmask tokenize` gives them tokens)"
+            f"the files measured {report['n_gene_sets']} different sets of genes and share "
+            f"{report['n_genes_in_all_files']:,}: each pair is correlated over the cells that measured both"
         )
     if report["n_empty_cells"]:
         console.note(f"{report['n_empty_cells']:,} cells have no counts; they are counted as cells with zeros")

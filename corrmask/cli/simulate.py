@@ -13,11 +13,14 @@ from corrmask.errors import InputError
 from corrmask.files import check_output, replacing, write_h5ad
 
 if TYPE_CHECKING:
+    import numpy as np
     from anndata import AnnData
 
 
 def simulate(
-    output: Annotated[Path, typer.Option("-o", "--output", help="The .h5ad file to write.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help=".h5ad, or .zarr: written as cells are drawn, in bounded memory.")
+    ],
     cells: Annotated[int, typer.Option(help="Number of cells.")] = 5000,
     genes: Annotated[
         int | None, typer.Option(help="Number of genes (2000, or all of --like).", show_default=False)
@@ -53,56 +56,63 @@ def simulate(
 
     Example: [bold]corrmask simulate -o cells.h5ad --cells 5000 --genes 2000 --types 8 --rare 2 --modules 40[/bold]
 
+    A million cells: [bold]corrmask simulate -o cells.zarr --cells 1000000 --genes 20000[/bold]
+
     With real means and depth: [bold]corrmask simulate -o cells.h5ad --like blood.h5ad[/bold]
     """
-    if output.suffix != ".h5ad":
-        raise InputError(f"output {str(output)!r} must end in .h5ad")
+    if output.suffix not in (".h5ad", ".zarr"):
+        raise InputError(f"output {str(output)!r} must end in .h5ad or .zarr")
     check_output(output, overwrite=overwrite)
 
+    import numpy as np
+
     from corrmask.simulation import simulate as draw
+    from corrmask.simulation.writing import write_simulation
 
     start = time.perf_counter()
-    with console.progress() as progress:
-        adata = draw(
-            cells,
-            genes,
-            types,
-            rare,
-            modules,
-            module_size=module_size,
-            strength=strength,
-            n_markers=markers,
-            rare_genes=rare_genes,
-            depth=depth,
-            like=like,
-            seed=seed,
-            progress=progress,
-        )
-    seconds = time.perf_counter() - start
-    with replacing(output, overwrite=overwrite) as path:
-        write_h5ad(adata, path)
-    summary = _summary(adata, output, seconds)
+    parameters: dict[str, Any] = {
+        "n_genes": genes,
+        "n_types": types,
+        "n_rare": rare,
+        "n_modules": modules,
+        "module_size": module_size,
+        "strength": strength,
+        "n_markers": markers,
+        "rare_genes": rare_genes,
+        "depth": depth,
+        "like": like,
+        "seed": seed,
+    }
+    with console.progress() as progress, replacing(output, overwrite=overwrite) as path:
+        if output.suffix == ".zarr":
+            adata, totals, nonzeros = write_simulation(path, cells, progress=progress, **parameters)
+            seconds = time.perf_counter() - start
+        else:
+            adata = draw(cells, progress=progress, **parameters)
+            seconds = time.perf_counter() - start
+            totals = np.asarray(adata.X.sum(axis=1)).ravel()
+            nonzeros = np.diff(adata.X.indptr)
+            write_h5ad(adata, path)
+    summary = _summary(adata, totals, nonzeros, output, seconds)
     if json:
         console.print_json(summary)
     else:
         _print(summary)
 
 
-def _summary(adata: AnnData, output: Path, seconds: float) -> dict[str, Any]:
+def _summary(adata: AnnData, totals: np.ndarray, nonzeros: np.ndarray, output: Path, seconds: float) -> dict[str, Any]:
     import numpy as np
 
-    counts: Any = adata.X
-    n_cells, n_genes = counts.shape
-    totals = np.asarray(counts.sum(axis=1)).ravel()
+    n_cells, n_genes = adata.shape
     per_type = adata.obs["cell_type"].value_counts(sort=False)
     return {
         "output": str(output),
         "cells": n_cells,
         "genes": n_genes,
-        "nonzeros": int(counts.nnz),
-        "density": counts.nnz / (n_cells * n_genes),
+        "nonzeros": int(nonzeros.sum()),
+        "density": int(nonzeros.sum()) / (n_cells * n_genes),
         "median_counts_per_cell": float(np.median(totals)),
-        "median_genes_per_cell": float(np.median(np.diff(counts.indptr))),
+        "median_genes_per_cell": float(np.median(nonzeros)),
         "cells_without_counts": int((totals == 0).sum()),
         "modules": int(adata.var["module"].max()) + 1,
         "genes_in_modules": int((adata.var["module"] >= 0).sum()),

@@ -12,7 +12,8 @@ from corrmask.cli import console
 
 def tokenize(
     files: Annotated[
-        list[str], typer.Argument(help=".h5ad, .zarr, 10x .h5, folder with matrix.mtx, or a pattern in quotes.")
+        list[str],
+        typer.Argument(help=".h5ad, .zarr, 10x .h5, SOMA experiment, folder with matrix.mtx, or a pattern in quotes."),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The corpus folder to write.")],
     obs: Annotated[list[str] | None, typer.Option(help="A column of obs to carry along (may be repeated).")] = None,
@@ -38,6 +39,9 @@ def tokenize(
     ] = False,
     memory: Annotated[str, typer.Option(help="For exact medians; beyond it a sketch with error 1e-3.")] = "2GB",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted run of the same command ended.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Tokenise cells: genes by descending count / median, as Geneformer does. Of several files the genes are united.
@@ -46,6 +50,8 @@ def tokenize(
 
     With Geneformer's tokens: [bold]corrmask tokenize cells.h5ad -o corpus --tokens token_dictionary.pkl
     --medians gene_median_dictionary.pkl --gene-map genes.tsv[/bold]
+
+    After an interruption: [bold]corrmask tokenize cells.h5ad -o corpus --obs cell_type --obs donor --resume[/bold]
     """
     from corrmask.errors import InputError
     from corrmask.geneformer import read_vocabulary
@@ -71,6 +77,7 @@ def tokenize(
             normalized=normalized,
             memory=memory,
             overwrite=overwrite,
+            resume=resume,
             progress=progress,
         )
     if json:
@@ -85,8 +92,7 @@ def tokenize(
         console.note(f"--gene-map: {report.renaming}")
     if report.n_genes_in_all_files < report.n_genes_in_files:
         console.note(
-            f"the files share {report.n_genes_in_all_files:,} genes; tokens are of all {report.n_genes_in_files:,} "
-            "(`corrmask graph` correlates the shared ones)"
+            f"the files share {report.n_genes_in_all_files:,} genes; tokens are of all {report.n_genes_in_files:,}"
         )
     if report.n_empty_cells:
         console.note(f"{report.n_empty_cells:,} cells have no tokens; they are kept: rows stay those of the files")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from corrmask.errors import InputError
 from corrmask.progress import Progress, silent
 from corrmask.simulation.blocks import BLOCK_CELLS, Block, draw_block, n_blocks
 from corrmask.simulation.tissue import Tissue, design_tissue
+from corrmask.sources.ahead import ahead
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,11 +26,11 @@ __all__ = ["BLOCK_CELLS", "Block", "Tissue", "blocks", "design_tissue", "draw_bl
 def blocks(tissue: Tissue, n_cells: int, *, progress: Progress = silent) -> Iterator[Block]:
     """Draw `n_cells` cells, up to `BLOCK_CELLS` at a time: memory does not grow with their number.
 
-    The first cells are the same however many are asked for.
+    The first cells are the same however many are asked for. Blocks are drawn ahead on threads.
     """
-    for block in range(n_blocks(n_cells)):
-        first = block * BLOCK_CELLS
-        yield draw_block(tissue, block).first(n_cells - first)
+    drawn = ahead(partial(draw_block, tissue, block) for block in range(n_blocks(n_cells)))
+    for first, block in zip(range(0, n_cells, BLOCK_CELLS), drawn, strict=True):
+        yield block.first(n_cells - first)
         progress("simulate", min(first + BLOCK_CELLS, n_cells), n_cells)
 
 
@@ -106,8 +108,7 @@ def simulate(
     InputError
         A parameter out of range, more genes needed than there are, or `like` not raw counts.
     """
-    if isinstance(n_cells, bool) or not isinstance(n_cells, int | np.integer) or n_cells < 1:
-        raise InputError(f"n_cells must be a whole number of at least 1, got {n_cells!r}")
+    check_cells(n_cells)
     parameters: dict[str, Any] = {
         "n_genes": n_genes,
         "n_types": n_types,
@@ -129,9 +130,13 @@ def simulate(
     library_size = np.concatenate([block.library_size for block in drawn])
     activity = np.concatenate([block.activity for block in drawn])
     counts = _stack([block.counts for block in drawn], drawn)
-    parameters = {name: value for name, value in parameters.items() if value is not None}
-    parameters.pop("proportions", None)  # stands beside them, given or not
-    return _annotate(tissue, counts, cell_type, library_size, activity, parameters | {"n_cells": n_cells})
+    return annotate(tissue, counts, cell_type, library_size, activity, parameters | {"n_cells": n_cells})
+
+
+def check_cells(n_cells: int) -> None:
+    """Check a number of cells."""
+    if isinstance(n_cells, bool) or not isinstance(n_cells, int | np.integer) or n_cells < 1:
+        raise InputError(f"n_cells must be a whole number of at least 1, got {n_cells!r}")
 
 
 def _stack(parts: list[sp.csr_matrix], drawn: list[Block]) -> sp.csr_matrix:
@@ -153,14 +158,15 @@ def _stack(parts: list[sp.csr_matrix], drawn: list[Block]) -> sp.csr_matrix:
     return sp.csr_matrix((data, indices, indptr.astype(index_dtype)), shape=shape)
 
 
-def _annotate(
+def annotate(
     tissue: Tissue,
-    counts: sp.csr_matrix,
+    counts: sp.csr_matrix | None,
     cell_type: np.ndarray,
     library_size: np.ndarray,
     activity: np.ndarray,
     parameters: dict[str, Any],
 ) -> AnnData:
+    """The cells and the truth about them; `parameters` are those that were given."""
     import pandas as pd
     from anndata import AnnData
 
@@ -181,6 +187,8 @@ def _annotate(
         },
         index=pd.Index(tissue.gene_names, dtype=object),
     )
+    # proportions stand beside them, given or not
+    parameters = {name: value for name, value in parameters.items() if value is not None and name != "proportions"}
     names = np.array(["none", *tissue.type_names], dtype=object)
     truth = {
         "version": _version(),

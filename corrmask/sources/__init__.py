@@ -2,6 +2,7 @@
 
 from corrmask.sources.checks import check_counts
 from corrmask.sources.opening import open_sources
-from corrmask.sources.source import Chunk, Source
+from corrmask.sources.source import Chunk, Source, check_resumable
+from corrmask.sources.stream import from_chunks
 
-__all__ = ["Chunk", "Source", "check_counts", "open_sources"]
+__all__ = ["Chunk", "Source", "check_counts", "check_resumable", "from_chunks", "open_sources"]

@@ -85,11 +85,11 @@ def check_genes(names: Iterable[object], *, name: str, remedy: str) -> np.ndarra
 
 
 def check_shape(shape: tuple[int, ...], *, n_cells: int, n_genes: int, name: str) -> None:
-    """Check that a matrix has as many rows and columns as there are cells and genes, and at least one of each."""
+    """Check that a matrix has as many rows and columns as there are cells and genes, and at least one gene."""
     if tuple(shape) != (n_cells, n_genes):
         raise InputError(
             f"{name}: the matrix is {' x '.join(map(str, shape))} but there are {n_cells} cells and {n_genes} genes; "
             "write the file again"
         )
-    if n_cells == 0 or n_genes == 0:
-        raise InputError(f"{name}: holds {n_cells} cells and {n_genes} genes; both must be at least 1")
+    if n_genes == 0:
+        raise InputError(f"{name}: holds {n_cells} cells and no genes; there must be at least 1")

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from corrmask.errors import InputError
+from corrmask.sources.ahead import ahead
 from corrmask.sources.faults import damaged, reading
+from corrmask.sources.hdf5 import read_slice
 
-Block = tuple[int, sparse.csr_array]  # first row, [n, n_genes]
+Load = Callable[[], sparse.csr_array]  # reads [n, n_genes]
+Block = tuple[int, Load]  # first row, what reads it: on any thread
+Open = Callable[[], AbstractContextManager[Any]]  # what is stored, for as long as it is read
 Entries = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows, columns, values of one stretch of a file
 BAND = 2  # a band of a matrix stored by gene holds this many times max_nonzeros
 _PASS = 1 << 22  # entries read together in one pass
+
+
+def held(matrix: Any) -> Open:
+    """What is stored in memory: a dense array, or the parts of a CSR."""
+    parts = {"data": matrix.data, "indices": matrix.indices} if sparse.issparse(matrix) else matrix
+    return partial(nullcontext, parts)
 
 
 def cut(indptr: np.ndarray, max_nonzeros: int, max_cells: int) -> Iterator[tuple[int, int]]:
@@ -53,7 +65,9 @@ def make_csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n_genes:
         raise damaged(name, f"{len(data)} values but {len(indices)} indices")
     if len(indices) and (indices.min() < 0 or indices.max() >= n_genes):
         raise damaged(name, f"column {int(indices.max())} in a matrix of {n_genes} genes")
-    indices = indices.astype(np.int32 if n_genes <= np.iinfo(np.int32).max else np.int64, copy=False)
+    # of one width, or scipy widens and copies the narrower one
+    width = np.int32 if max(n_genes, len(data)) <= np.iinfo(np.int32).max else np.int64
+    indices, indptr = indices.astype(width, copy=False), indptr.astype(width, copy=False)
     return sparse.csr_array((as_float(data, name), indices, indptr), shape=(len(indptr) - 1, n_genes))
 
 
@@ -66,45 +80,64 @@ def check_indptr(indptr: np.ndarray, length: int, n_values: int, name: str) -> n
 
 
 def csr_blocks(
-    data: Any, indices: Any, indptr: np.ndarray, n_genes: int, name: str, max_nonzeros: int, max_cells: int
+    opened: Open, indptr: np.ndarray, n_genes: int, name: str, max_nonzeros: int, max_cells: int
 ) -> Iterator[Block]:
-    """Blocks of a matrix stored by cell; `data` and `indices` are arrays in memory, in HDF5 or in zarr."""
-    for start, stop in cut(indptr, max_nonzeros, max_cells):
+    """Blocks of a matrix stored by cell; `opened` gives ``data`` and ``indices``, in memory, in HDF5 or in zarr."""
+
+    def load(start: int, stop: int) -> sparse.csr_array:
         low, high = int(indptr[start]), int(indptr[stop])
-        with reading(name):
-            values, columns = np.asarray(data[low:high]), np.asarray(indices[low:high])
-        yield start, make_csr(values, columns, indptr[start : stop + 1] - low, n_genes, name)
+        with reading(name, ValueError), opened() as matrix:
+            values, columns = read_slice(matrix["data"], low, high), read_slice(matrix["indices"], low, high)
+        return make_csr(values, columns, indptr[start : stop + 1] - low, n_genes, name)
+
+    for start, stop in cut(indptr, max_nonzeros, max_cells):
+        yield start, partial(load, start, stop)
 
 
-def dense_blocks(matrix: Any, shape: tuple[int, int], name: str, max_nonzeros: int, max_cells: int) -> Iterator[Block]:
+def dense_blocks(opened: Open, shape: tuple[int, int], name: str, max_nonzeros: int, max_cells: int) -> Iterator[Block]:
     """Blocks of a dense matrix, zeros counted as values for the bound."""
     n_cells, n_genes = shape
     step = max(1, min(max_cells, max_nonzeros // n_genes))
-    for start in range(0, n_cells, step):
-        with reading(name):
+
+    def load(start: int) -> sparse.csr_array:
+        with reading(name, ValueError), opened() as matrix:
             block = np.asarray(matrix[start : start + step])
-        yield start, sparse.csr_array(as_float(block, name))
+        return sparse.csr_array(as_float(block, name))
+
+    for start in range(0, n_cells, step):
+        yield start, partial(load, start)
 
 
 def csc_blocks(
-    data: Any, indices: Any, indptr: np.ndarray, shape: tuple[int, int], name: str, max_nonzeros: int, max_cells: int
+    opened: Open,
+    indptr: np.ndarray,
+    shape: tuple[int, int],
+    name: str,
+    max_nonzeros: int,
+    max_cells: int,
+    first_cell: int,
 ) -> Iterator[Block]:
     """Blocks of a matrix stored by gene: bands of cells, one pass over the file for each."""
 
     def entries(with_values: bool = True) -> Iterator[Entries]:
-        for low in range(0, int(indptr[-1]), _PASS):
-            high = min(low + _PASS, int(indptr[-1]))
-            with reading(name):
-                rows = np.asarray(indices[low:high])
-                values = np.asarray(data[low:high]) if with_values else rows
-            # the columns of entries low .. high - 1, without an array as long as the matrix
-            first, last = np.searchsorted(indptr, [low, high - 1], side="right") - 1
-            edges = np.clip(indptr[first : last + 2], low, high)
-            yield rows, np.repeat(np.arange(first, last + 1), np.diff(edges)), values
+        with reading(name, ValueError), opened() as matrix:
+
+            def read(low: int) -> tuple[np.ndarray, np.ndarray]:
+                high = min(low + _PASS, int(indptr[-1]))
+                rows = read_slice(matrix["indices"], low, high)
+                return rows, read_slice(matrix["data"], low, high) if with_values else rows
+
+            starts = range(0, int(indptr[-1]), _PASS)
+            for low, (rows, values) in zip(starts, ahead(partial(read, low) for low in starts), strict=True):
+                high = low + len(rows)
+                # the columns of entries low .. high - 1, without an array as long as the matrix
+                first, last = np.searchsorted(indptr, [low, high - 1], side="right") - 1
+                edges = np.clip(indptr[first : last + 2], low, high)
+                yield rows, np.repeat(np.arange(first, last + 1), np.diff(edges)), values
 
     whole = int(indptr[-1]) <= BAND * max_nonzeros
     stored = None if whole else nonzeros_per_cell(entries(with_values=False), shape[0], name)
-    yield from band_blocks(entries, stored, shape, name, max_nonzeros, max_cells)
+    yield from band_blocks(entries, stored, shape, name, max_nonzeros, max_cells, first_cell)
 
 
 def nonzeros_per_cell(entries: Iterable[Entries], n_cells: int, name: str) -> np.ndarray:
@@ -124,6 +157,7 @@ def band_blocks(
     name: str,
     max_nonzeros: int,
     max_cells: int,
+    first_cell: int,
 ) -> Iterator[Block]:
     """Blocks of a matrix whose entries come in any order, read once for each band of cells.
 
@@ -133,6 +167,8 @@ def band_blocks(
         Starts a pass over the matrix.
     stored
         [n_cells] values stored for each cell, or None where all of them fit one band.
+    first_cell
+        Bands that end before it are left out.
     """
     n_cells, n_genes = shape
     if stored is None:
@@ -140,14 +176,16 @@ def band_blocks(
     else:
         bands = list(cut(np.concatenate([[0], np.cumsum(stored)]), BAND * max_nonzeros, n_cells))
     for low, high in bands:
+        if high <= first_cell:
+            continue
         parts = []
         for rows, columns, values in entries():
             inside = slice(None) if len(bands) == 1 else (rows >= low) & (rows < high)
             parts.append((rows[inside] - low, columns[inside].astype(np.int32), values[inside]))
         csr = from_entries(parts, high - low, n_genes, name)
         parts.clear()  # the band is held once while its blocks are used
-        for start, block in csr_blocks(csr.data, csr.indices, csr.indptr, n_genes, name, max_nonzeros, max_cells):
-            yield low + start, block
+        for start, load in csr_blocks(held(csr), csr.indptr, n_genes, name, max_nonzeros, max_cells):
+            yield low + start, load
 
 
 def from_entries(parts: list[Entries], n_cells: int, n_genes: int, name: str) -> sparse.csr_array:

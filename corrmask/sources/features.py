@@ -9,6 +9,7 @@ from scipy import sparse
 
 from corrmask.errors import InputError
 from corrmask.sources.checks import check_genes
+from corrmask.sources.cutting import Load
 
 
 class Features(NamedTuple):
@@ -17,8 +18,9 @@ class Features(NamedTuple):
     genes: np.ndarray  # [n_genes] object array of str
     kept: np.ndarray | None  # int64 [n_genes], columns of the stored matrix that are genes; None where all are
 
-    def select(self, counts: sparse.csr_array) -> sparse.csr_array:
-        """Leave out what is no gene (antibodies, peaks, guides)."""
+    def load(self, load: Load) -> sparse.csr_array:
+        """Read a block and leave out what is no gene (antibodies, peaks, guides)."""
+        counts = load()
         return counts if self.kept is None else counts[:, self.kept]
 
 

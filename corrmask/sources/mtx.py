@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from corrmask.errors import InputError
 from corrmask.sources.checks import check_shape
 from corrmask.sources.cutting import (
     BAND,
+    Block,
     Entries,
     band_blocks,
     csr_blocks,
     from_entries,
+    held,
     nonzeros_per_cell,
 )
 from corrmask.sources.faults import damaged, reading
@@ -128,7 +130,7 @@ class MtxReader:
         if n_read != self._n_entries:
             raise damaged(name, f"{n_read} entries but the header announces {self._n_entries}")
 
-    def blocks(self, max_nonzeros: int, max_cells: int) -> Iterator[tuple[int, sparse.csr_array]]:
+    def blocks(self, max_nonzeros: int, max_cells: int, first_cell: int) -> Iterator[Block]:
         """See `corrmask.sources.source.Reader`. A file ordered by gene is read once for each band of cells."""
         shape = (self.n_cells, self._n_features)
         if self._begins_by_cell():
@@ -136,9 +138,9 @@ class MtxReader:
         else:
             whole = self._n_entries <= BAND * max_nonzeros
             stored = None if whole else nonzeros_per_cell(self._entries(), self.n_cells, self.name)
-            blocks = band_blocks(self._entries, stored, shape, self.name, max_nonzeros, max_cells)
-        for start, block in blocks:
-            yield start, self._features.select(block)
+            blocks = band_blocks(self._entries, stored, shape, self.name, max_nonzeros, max_cells, first_cell)
+        for start, load in blocks:
+            yield start, partial(self._features.load, load)
 
     def _begins_by_cell(self) -> bool:
         """Whether the first stretch is in the order of the cells (and not the long first gene of a file by gene)."""
@@ -147,19 +149,17 @@ class MtxReader:
             return bool((np.diff(cells) >= 0).all() and not by_gene)
         return True
 
-    def _ordered(self, max_nonzeros: int, max_cells: int) -> Iterator[tuple[int, sparse.csr_array]]:
+    def _ordered(self, max_nonzeros: int, max_cells: int) -> Iterator[Block]:
         """Blocks of a file ordered by cell: one pass, holding one block and the stretch just parsed."""
         start = 0  # cells before it were given out
         pending: list[Entries] = []
         n_pending = 0
 
-        def flush(stop: int) -> Iterator[tuple[int, sparse.csr_array]]:
+        def flush(stop: int) -> Iterator[Block]:
             parts = [(cells - start, genes.astype(np.int32), values) for cells, genes, values in pending]
             csr = from_entries(parts, stop - start, self._n_features, self.name)
-            for low, block in csr_blocks(
-                csr.data, csr.indices, csr.indptr, self._n_features, self.name, max_nonzeros, max_cells
-            ):
-                yield start + low, block
+            for low, load in csr_blocks(held(csr), csr.indptr, self._n_features, self.name, max_nonzeros, max_cells):
+                yield start + low, load
 
         last = 0
         for cells, genes, values in self._entries():

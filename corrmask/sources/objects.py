@@ -12,7 +12,7 @@ from scipy import sparse
 
 from corrmask.errors import InputError
 from corrmask.sources.checks import check_shape
-from corrmask.sources.cutting import csr_blocks, dense_blocks
+from corrmask.sources.cutting import Block, csr_blocks, dense_blocks, held
 from corrmask.sources.source import Reader
 from corrmask.sources.store import StoreReader, choose_gene_names, layer_name, no_matrix
 
@@ -30,13 +30,12 @@ class ObjectReader:
         self.n_cells = n_cells if obs is None else len(obs)
         check_shape((n_cells, n_genes), n_cells=self.n_cells, n_genes=len(self.genes), name=name)
 
-    def blocks(self, max_nonzeros: int, max_cells: int) -> Iterator[tuple[int, sparse.csr_array]]:
+    def blocks(self, max_nonzeros: int, max_cells: int, first_cell: int) -> Iterator[Block]:
         """See `corrmask.sources.source.Reader`."""
         matrix, bounds = self._matrix, (self.name, max_nonzeros, max_cells)
         if isinstance(matrix, np.ndarray):
-            yield from dense_blocks(matrix, matrix.shape, *bounds)
-        else:
-            yield from csr_blocks(matrix.data, matrix.indices, matrix.indptr, matrix.shape[1], *bounds)
+            return dense_blocks(held(matrix), matrix.shape, *bounds)
+        return csr_blocks(held(matrix), matrix.indptr, matrix.shape[1], *bounds)
 
     def obs(self, columns: list[str], start: int, stop: int) -> pd.DataFrame:
         """See `corrmask.sources.source.Reader`."""

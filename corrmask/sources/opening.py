@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import glob
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
-from corrmask.errors import InputError
+from corrmask.errors import InputError, InputWarning
 from corrmask.sources.mtx import MtxReader
 from corrmask.sources.objects import ObjectReader, is_anndata, read_anndata
+from corrmask.sources.soma import SomaReader, is_soma
 from corrmask.sources.source import Reader, Source
 from corrmask.sources.store import StoreReader
 from corrmask.sources.tenx import TenxReader
 
-_FORMATS = "an .h5ad, a .zarr, a 10x .h5, or a folder with matrix.mtx"
+_FORMATS = "an .h5ad, a .zarr, a 10x .h5, a SOMA experiment, or a folder with matrix.mtx"
 
 
 def open_sources(
@@ -26,10 +28,10 @@ def open_sources(
     ----------
     data
         An AnnData; a matrix cells x genes of scipy, numpy, torch (CSR) or cupy (CSR), whose genes are then "0", "1",
-        ...; a path (.h5ad, .zarr, 10x .h5, folder with matrix.mtx) or a pattern of paths ("cells/*.h5ad"); or a list of
-        these.
+        ...; a path (.h5ad, .zarr, 10x .h5, SOMA experiment, folder with matrix.mtx), a URI of a SOMA experiment or a
+        pattern of paths ("cells/*.h5ad"); what `from_chunks` returns; or a list of these.
     matrix
-        "X", "raw" or "layers/NAME", of AnnData alone.
+        "X", "raw" or "layers/NAME", of AnnData and SOMA alone.
     gene_column
         Column of var that names the genes, instead of the index; "id" or "name" (the default) for 10x.
     normalized
@@ -38,7 +40,8 @@ def open_sources(
     Returns
     -------
     list of Source
-        In the order given; paths of a pattern in the order of their names. At least one.
+        In the order given; paths of a pattern in the order of their names. At least one: those that hold no cells are
+        left out, with a warning.
 
     Raises
     ------
@@ -48,6 +51,10 @@ def open_sources(
     items = list(data) if isinstance(data, (list, tuple)) else [data]
     sources = []
     for position, item in enumerate(items):
+        if isinstance(item, Source):
+            _without_options(item.name, matrix, gene_column)
+            sources.append(Source(item.reader, normalized=normalized))
+            continue
         if isinstance(item, (str, os.PathLike)):
             readers = [_open_path(path, matrix, gene_column) for path in _expand(os.fspath(item))]
         else:
@@ -56,12 +63,24 @@ def open_sources(
         sources += [Source(reader, normalized=normalized) for reader in readers]
     if not sources:
         raise InputError(f"no cells given; give {_FORMATS}, or an AnnData")
-    return sources
+    return _with_cells(sources)
+
+
+def _with_cells(sources: list[Source]) -> list[Source]:
+    """The sources that hold cells."""
+    kept = [source for source in sources if source.n_cells]
+    empty = [source.name for source in sources if not source.n_cells]
+    if not kept:
+        raise InputError(f"{', '.join(empty[:3])}: holds no cells; give {_FORMATS} with cells")
+    if empty:
+        shown = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
+        warnings.warn(f"left out, holding no cells: {shown}", InputWarning, stacklevel=3)
+    return kept
 
 
 def _expand(pattern: str) -> list[str]:
     path = os.path.expanduser(pattern)
-    if os.path.exists(path) or not glob.has_magic(path):
+    if "://" in path or os.path.exists(path) or not glob.has_magic(path):
         return [path]
     found = sorted(glob.glob(path, recursive=True))
     if not found:
@@ -70,6 +89,8 @@ def _expand(pattern: str) -> list[str]:
 
 
 def _open_path(path: str, matrix: str, gene_column: str | None) -> Reader:
+    if is_soma(path):
+        return SomaReader(path, matrix=matrix, gene_column=gene_column)
     suffix = Path(path).suffix.lower()
     if not os.path.exists(path):
         raise InputError(f"{path}: no such file or folder; check the path")
@@ -89,7 +110,11 @@ def _open_path(path: str, matrix: str, gene_column: str | None) -> Reader:
 def _open_object(item: Any, matrix: str, gene_column: str | None, name: str) -> Reader:
     if is_anndata(item):
         return read_anndata(item, matrix=matrix, gene_column=gene_column, name=name)
+    _without_options(name, matrix, gene_column)
+    return ObjectReader(item, None, None, name)
+
+
+def _without_options(name: str, matrix: str, gene_column: str | None) -> None:
     for argument, given in (("matrix", matrix != "X"), ("gene_column", gene_column is not None)):
         if given:
             raise InputError(f"{name}: a bare matrix has no {argument}; leave it out or give an AnnData")
-    return ObjectReader(item, None, None, name)

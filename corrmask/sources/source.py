@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from corrmask.errors import InputError
+from corrmask.sources.ahead import READERS, ahead
 from corrmask.sources.checks import check_counts
+from corrmask.sources.cutting import Block, Load
 
 
 class Chunk(NamedTuple):
@@ -32,8 +37,11 @@ class Reader(Protocol):
     n_cells: int
     obs_columns: list[str]
 
-    def blocks(self, max_nonzeros: int, max_cells: int) -> Iterator[tuple[int, sparse.csr_array]]:
-        """Yield (first row, [n, n_genes]) from the first cell to the last, no cell left out."""
+    def blocks(self, max_nonzeros: int, max_cells: int, first_cell: int) -> Iterator[Block]:
+        """Yield (first row, what reads [n, n_genes]) from the first cell to the last, no cell left out.
+
+        Several blocks are read at a time, each on a thread. Those that end before `first_cell` may be left out.
+        """
         ...
 
     def obs(self, columns: list[str], start: int, stop: int) -> pd.DataFrame:
@@ -59,7 +67,7 @@ class Source:
     """
 
     def __init__(self, reader: Reader, *, normalized: bool = False) -> None:
-        self._reader = reader
+        self.reader = reader
         self.name = reader.name
         self.genes = reader.genes
         self.n_cells = reader.n_cells
@@ -70,17 +78,27 @@ class Source:
         return f"Source({self.name!r}, {self.n_cells} cells x {len(self.genes)} genes)"
 
     def chunks(
-        self, obs: Sequence[str] = (), *, max_nonzeros: int = 16_000_000, max_cells: int = 16_384
+        self,
+        obs: Sequence[str] = (),
+        *,
+        first_cell: int = 0,
+        max_nonzeros: int = 16_000_000,
+        max_cells: int = 16_384,
+        workers: int = READERS,
     ) -> Iterator[Chunk]:
-        """Read the cells once, in order.
+        """Read the cells once, in order. Chunks are read and checked on threads while others are in use.
 
         Parameters
         ----------
         obs
             Columns of obs that come along.
+        first_cell
+            Start with the chunk that begins with this cell: chunks are cut as from the first cell on.
         max_nonzeros, max_cells
             Bounds of a chunk (a single cell is never cut). Matrices stored by gene hold twice `max_nonzeros` while they
             are turned, and are read once more for each so many values.
+        workers
+            Threads that read; so many chunks and one more are held at a time. With 0 the caller's thread reads.
 
         Yields
         ------
@@ -94,7 +112,13 @@ class Source:
         """
         if max_nonzeros < 1 or max_cells < 1:
             raise InputError(f"max_nonzeros and max_cells must be at least 1, got {max_nonzeros} and {max_cells}")
-        return self._chunks(self._check_columns(obs), max_nonzeros, max_cells)
+        columns = self._check_columns(obs)
+        jobs = (
+            partial(self._chunk, start, load, columns)
+            for start, load in self.reader.blocks(max_nonzeros, max_cells, first_cell)
+            if start >= first_cell
+        )
+        return ahead(jobs, workers=workers)
 
     def read_obs(self, columns: Sequence[str]) -> pd.DataFrame:
         """Read columns of obs of all cells, [n_cells] rows, the index holding the cells' names as str.
@@ -104,7 +128,15 @@ class Source:
         InputError
             A column is missing; the message names those that exist.
         """
-        return self._reader.obs(self._check_columns(columns), 0, self.n_cells)
+        return self.reader.obs(self._check_columns(columns), 0, self.n_cells)
+
+    def identity(self) -> dict[str, Any]:
+        """What tells whether two runs read the same cells: names, sizes and times of its files, cells and genes.
+
+        ``files`` is [number of files, bytes, newest time of change in ns], and None for what is no file.
+        """
+        genes = hashlib.blake2b("\0".join(map(str, self.genes)).encode(), digest_size=16).hexdigest()
+        return {"name": self.name, "n_cells": self.n_cells, "genes": genes, "files": _files(self.name)}
 
     def _check_columns(self, columns: Sequence[str]) -> list[str]:
         columns = [columns] if isinstance(columns, str) else list(dict.fromkeys(columns))
@@ -114,10 +146,35 @@ class Source:
                 raise InputError(f"{self.name}: obs has no column {column!r}; available: {available}")
         return columns
 
-    def _chunks(self, columns: list[str], max_nonzeros: int, max_cells: int) -> Iterator[Chunk]:
-        for start, counts in self._reader.blocks(max_nonzeros, max_cells):
-            check_counts(counts, name=self.name, start=start, normalized=self.normalized)
-            if not counts.has_canonical_format:
-                counts = counts.copy()  # summing sorts in place, and this memory may be the user's
-                counts.sum_duplicates()
-            yield Chunk(counts, self._reader.obs(columns, start, start + counts.shape[0]), start)
+    def _chunk(self, start: int, load: Load, columns: list[str]) -> Chunk:
+        counts = load()
+        check_counts(counts, name=self.name, start=start, normalized=self.normalized)
+        if not counts.has_canonical_format:
+            counts = counts.copy()  # summing sorts in place, and this memory may be the user's
+            counts.sum_duplicates()
+        return Chunk(counts, self.reader.obs(columns, start, start + counts.shape[0]), start)
+
+
+def _files(name: str) -> list[int] | None:
+    """See `Source.identity`."""
+    if not os.path.exists(name):
+        return None
+    paths = [name]
+    if os.path.isdir(name):
+        paths = [os.path.join(folder, file) for folder, _, files in os.walk(name) for file in files]
+    stats = [os.stat(path) for path in paths]
+    newest = max((stat.st_mtime_ns for stat in stats), default=0)
+    return [len(stats), sum(stat.st_size for stat in stats), newest]
+
+
+def check_resumable(sources: Sequence[Source]) -> None:
+    """Refuse to take up work on cells that cannot be told from others.
+
+    Raises
+    ------
+    InputError
+        A source is an object in memory.
+    """
+    for source in sources:
+        if "://" not in source.name and not os.path.exists(source.name):
+            raise InputError(f"resume: {source.name} is in memory and cannot be told from other cells; give a path")

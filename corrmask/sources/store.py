@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,11 +10,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from corrmask.errors import InputError
 from corrmask.sources.checks import check_genes, check_shape
-from corrmask.sources.cutting import check_indptr, csc_blocks, csr_blocks, dense_blocks
+from corrmask.sources.cutting import Block, check_indptr, csc_blocks, csr_blocks, dense_blocks
 from corrmask.sources.faults import damaged, reading
 
 
@@ -77,7 +77,7 @@ class StoreReader:
 
         self.name = path
         layer = layer_name(matrix, path)
-        with _open(path) as store, reading(path):
+        with _open(path) as store, reading(path, ValueError):
             for part in ("obs", "var"):
                 if part not in store:
                     found = ", ".join(sorted(store)) or "nothing"
@@ -89,6 +89,7 @@ class StoreReader:
                 layers = sorted(store["layers"]) if "layers" in store else []
                 raise no_matrix(path, matrix, layers, "raw/X" in store)
             element = store[self._key]
+            _check_chunks(os.path.join(path, self._key))
             if element.attrs.get("encoding-type") == "null":
                 raise no_matrix(path, matrix, sorted(store.get("layers", [])), "raw/X" in store)
             if hasattr(element, "keys"):
@@ -112,29 +113,31 @@ class StoreReader:
         self._shape = (self.n_cells, len(self.genes))
         check_shape(shape, n_cells=self.n_cells, n_genes=len(self.genes), name=path)
 
-    def blocks(self, max_nonzeros: int, max_cells: int) -> Iterator[tuple[int, sparse.csr_array]]:
+    def blocks(self, max_nonzeros: int, max_cells: int, first_cell: int) -> Iterator[Block]:
         """See `corrmask.sources.source.Reader`."""
         bounds = (self.name, max_nonzeros, max_cells)
         n_cells, n_genes = self._shape
-        with _open(self.name) as store:
-            element = store[self._key]
-            if self._format == "dense":
-                yield from dense_blocks(element, self._shape, *bounds)
-                return
+
+        @contextmanager
+        def opened() -> Iterator[Any]:
+            with _open(self.name) as store:
+                yield store[self._key]
+
+        if self._format == "dense":
+            return dense_blocks(opened, self._shape, *bounds)
+        with reading(self.name, ValueError), opened() as element:
             data, indices = element["data"], element["indices"]
-            with reading(self.name):
-                length = n_cells if self._format == "csr" else n_genes
-                indptr = check_indptr(element["indptr"][:], length, indices.shape[0], self.name)
+            length = n_cells if self._format == "csr" else n_genes
+            indptr = check_indptr(element["indptr"][:], length, indices.shape[0], self.name)
             if data.shape != indices.shape:
                 raise damaged(self.name, f"{data.shape[0]} values but {indices.shape[0]} indices")
-            if self._format == "csr":
-                yield from csr_blocks(data, indices, indptr, n_genes, *bounds)
-            else:
-                yield from csc_blocks(data, indices, indptr, self._shape, *bounds)
+        if self._format == "csr":
+            return csr_blocks(opened, indptr, n_genes, *bounds)
+        return csc_blocks(opened, indptr, self._shape, *bounds, first_cell)
 
     def obs(self, columns: list[str], start: int, stop: int) -> pd.DataFrame:
         """See `corrmask.sources.source.Reader`."""
-        with _open(self.name) as store, reading(self.name):
+        with _open(self.name) as store, reading(self.name, ValueError):
             table = store["obs"]
             index = pd.Index([_text(value) for value in _slice(table[self._index], start, stop)], dtype=object)
             if not self._sliced:
@@ -144,6 +147,15 @@ class StoreReader:
                     self._whole = read_elem(table)
                 return self._whole[columns].iloc[start:stop].set_axis(index)
             return pd.DataFrame({column: _slice(table[column], start, stop) for column in columns}, index=index)
+
+
+def _check_chunks(folder: str) -> None:
+    """Refuse a chunk or shard of zarr without a byte: it would read as zeros, like one that was never written."""
+    for parent, _, files in os.walk(folder):  # of an HDF5 file there is no such folder
+        for file in files:
+            path = os.path.join(parent, file)
+            if os.stat(path).st_size == 0:
+                raise damaged(path, "it is empty")
 
 
 def _sparse_format(sparse_dataset: Any, group: Any, path: str, key: str) -> tuple[str, tuple[int, ...]]:

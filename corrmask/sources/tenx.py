@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import h5py
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from corrmask.errors import InputError
 from corrmask.sources.checks import check_shape
-from corrmask.sources.cutting import check_indptr, csr_blocks
+from corrmask.sources.cutting import Block, check_indptr, csr_blocks
 from corrmask.sources.faults import damaged, reading
 from corrmask.sources.features import choose_features
 
@@ -61,18 +62,19 @@ class TenxReader:
             raise damaged(self.name, f"{groups[0]!r} has no {', '.join(missing)}")
         return groups[0]
 
-    def blocks(self, max_nonzeros: int, max_cells: int) -> Iterator[tuple[int, sparse.csr_array]]:
+    def blocks(self, max_nonzeros: int, max_cells: int, first_cell: int) -> Iterator[Block]:
         """See `corrmask.sources.source.Reader`."""
-        with reading(self.name):
-            file = h5py.File(self.name, "r")
-        with file:
-            group = file[self._group]
-            with reading(self.name):
-                indptr = check_indptr(group["indptr"][:], self.n_cells, len(group["indices"]), self.name)
-            for start, block in csr_blocks(
-                group["data"], group["indices"], indptr, self._n_features, self.name, max_nonzeros, max_cells
-            ):
-                yield start, self._features.select(block)
+
+        @contextmanager
+        def opened() -> Iterator[h5py.Group]:
+            with h5py.File(self.name, "r") as file:
+                yield file[self._group]
+
+        with reading(self.name), opened() as group:
+            indptr = check_indptr(group["indptr"][:], self.n_cells, len(group["indices"]), self.name)
+        bounds = (self.name, max_nonzeros, max_cells)
+        for start, load in csr_blocks(opened, indptr, self._n_features, *bounds):
+            yield start, partial(self._features.load, load)
 
     def obs(self, columns: list[str], start: int, stop: int) -> pd.DataFrame:
         """See `corrmask.sources.source.Reader`."""

@@ -1,0 +1,77 @@
+"""Work done ahead of its use: chunks are read and decompressed on threads while the kernels compute."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+READERS = min(4, os.cpu_count() or 1)  # beyond that the disk or the kernels are what one waits for
+
+
+def ahead(
+    jobs: Iterable[Callable[[], Result]], *, workers: int = READERS, depth: int | None = None
+) -> Generator[Result, None, None]:
+    """Run jobs on threads and yield their results in the order of the jobs.
+
+    Parameters
+    ----------
+    jobs
+        Taken one by one on a thread of their own, so that what they need in common may be read there.
+    workers
+        Threads that run jobs; 0 runs them in the caller's, when their turn comes.
+    depth
+        Most results there are at a time, in the making, waiting or in use; by default one more than `workers`.
+
+    Raises
+    ------
+    Exception
+        What a job, or `jobs` itself, raises, at its place in the order. No thread is left behind, however it ends.
+    """
+    if workers == 0:
+        for job in jobs:
+            yield job()
+        return
+    waiting: queue.SimpleQueue[Future[Result] | None] = queue.SimpleQueue()
+    room = threading.Semaphore(depth or workers + 1)
+    stopped = threading.Event()
+
+    def feed() -> None:
+        try:
+            taken = iter(jobs)
+            while True:
+                room.acquire()  # before the job is taken: it may hold memory
+                if stopped.is_set():
+                    break
+                try:
+                    job = next(taken)
+                except StopIteration:
+                    break
+                waiting.put(pool.submit(job))
+        except BaseException as error:
+            failed: Future[Result] = Future()
+            failed.set_exception(error)
+            waiting.put(failed)
+        finally:
+            waiting.put(None)
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="corrmask-read")
+    feeder = threading.Thread(target=feed, name="corrmask-feed", daemon=True)
+    feeder.start()
+    try:
+        while (future := waiting.get()) is not None:
+            result = future.result()
+            del future
+            yield result
+            del result  # the caller has asked for the next one
+            room.release()
+    finally:
+        stopped.set()
+        room.release()
+        feeder.join()
+        pool.shutdown(cancel_futures=True)
