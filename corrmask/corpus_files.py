@@ -14,7 +14,11 @@ from corrmask.errors import InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"  # what Arrow writes as it closes a stream
+STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"  # what Arrow writes as it closes a stream
+
+
+OBS_NAME = "obs_name"
+TOKEN_COLUMNS = ("input_ids", "length")
 
 
 def check_shards(path: Path) -> None:
@@ -26,8 +30,8 @@ def check_shards(path: Path) -> None:
         if not shard.exists():
             raise InputError(f"corpus {str(path)!r} lacks its file {name!r}; copy it again, or write the corpus anew")
         with shard.open("rb") as file:
-            file.seek(max(0, shard.stat().st_size - len(_STREAM_END)))
-            if file.read() != _STREAM_END:
+            file.seek(max(0, shard.stat().st_size - len(STREAM_END)))
+            if file.read() != STREAM_END:
                 raise InputError(
                     f"corpus {str(path)!r}: {name!r} is cut short; copy it again, or write the corpus anew"
                 )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from corrmask import ops
-from corrmask.corpus import CorpusWriter, check_obs_names
+from corrmask.corpus_writer import CorpusWriter, check_obs_names
 from corrmask.errors import InputError
 from corrmask.files import check_output, explaining, finish
 from corrmask.genes import Renaming, name_by_id, united_genes

@@ -18,7 +18,7 @@ LAYERS = [
     ["ops"],
     ["sources"],
     ["genes", "vocabulary", "geneformer"],
-    ["corpus_files", "medians", "corpus", "tokenization", "order"],
+    ["corpus_files", "corpus_writer", "medians", "corpus", "tokenization", "order"],
     ["moments", "covariance", "accumulation", "graph"],
     ["rewiring", "modules", "groups", "levelling"],
     ["masking", "collating"],

@@ -15,7 +15,8 @@ pytest.importorskip("typer")
 
 from corrmask.arms import ARMS, make_masker
 from corrmask.audit import AuditReport, audit
-from corrmask.corpus import Corpus, CorpusWriter, split_cells
+from corrmask.corpus import Corpus, split_cells
+from corrmask.corpus_writer import CorpusWriter
 from corrmask.errors import InputError
 from corrmask.graph import GeneGraph
 from corrmask.vocabulary import Vocabulary

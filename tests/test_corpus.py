@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from corrmask import corpus as corpus_module
-from corrmask.corpus import Corpus, CorpusWriter, split_cells
+from corrmask.corpus import Corpus, split_cells
+from corrmask.corpus_writer import CorpusWriter
 from corrmask.errors import InputError
 from corrmask.vocabulary import Vocabulary
 

@@ -13,7 +13,8 @@ import torch
 pytest.importorskip("datasets")
 
 from corrmask import CorrMasker, GroupTable, Vocabulary
-from corrmask.corpus import Corpus, CorpusWriter
+from corrmask.corpus import Corpus
+from corrmask.corpus_writer import CorpusWriter
 from corrmask.errors import InputError
 from corrmask.levelling import Cells
 

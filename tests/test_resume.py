@@ -16,7 +16,8 @@ import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 
-from corrmask.corpus import Corpus, CorpusWriter
+from corrmask.corpus import Corpus
+from corrmask.corpus_writer import CorpusWriter
 from corrmask.covariance import Covariance
 from corrmask.errors import InputError
 from corrmask.graph import correlation_graph

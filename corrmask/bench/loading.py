@@ -19,7 +19,8 @@ from corrmask.bench import packages
 from corrmask.bench.cells import SPECIAL_TOKENS, Batch
 from corrmask.bench.masking import RATE
 from corrmask.bench.timing import Case, Contestant
-from corrmask.corpus import Corpus, CorpusWriter
+from corrmask.corpus import Corpus
+from corrmask.corpus_writer import CorpusWriter
 from corrmask.loader import Loader
 from corrmask.masking import CorrMasker
 from corrmask.vocabulary import Vocabulary
