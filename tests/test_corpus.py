@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from corrmask import corpus as corpus_module
+from corrmask import corpus_writer as corpus_module
 from corrmask.corpus import Corpus, split_cells
 from corrmask.corpus_writer import CorpusWriter
 from corrmask.errors import InputError

@@ -87,7 +87,7 @@ def stop_at(
 
 def test_tokenize_keeps_what_was_written(tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     tokenize(files, tmp_path / "whole")
-    monkeypatch.setattr("corrmask.corpus.SHARD_CELLS", 100)
+    monkeypatch.setattr("corrmask.corpus_writer.SHARD_CELLS", 100)
     output = tmp_path / "corpus"
     calls = stop_at(monkeypatch, CorpusWriter, "append", 3, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
