@@ -41,3 +41,11 @@ def set_threads() -> Iterator[Callable[[int], None]]:
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many tests were left to a machine with a GPU."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    n = sum("GPU" in str(report.longrepr) or "CUDA" in str(report.longrepr) for report in skipped)
+    if n:
+        terminalreporter.write_line(f"{n} tests need a GPU; `python benchmarks/gpu_gate.py` runs them")
