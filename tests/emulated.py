@@ -16,6 +16,7 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror", "-ffp-contract=off"]
+FLAGS += ["-Wno-unknown-pragmas"]  # those that nvcc knows
 FLAGS += ["-fsanitize=undefined", "-fno-sanitize-recover=undefined", "-fvisibility=hidden", "-fPIC", "-shared"]
 
 

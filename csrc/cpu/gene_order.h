@@ -1,11 +1,10 @@
-// Where genes stand in the panels of the Gram matrix, and which panels are here.
+// Which gene stands at each place of the panels of the Gram matrix.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "../checks.h"
-#include "../portable/panels.h"
 
 namespace corrmask {
 
@@ -18,22 +17,6 @@ inline std::vector<int32_t> genes_by_rank(const char* op, const int32_t* ranks, 
     gene_at[ranks[gene]] = static_cast<int32_t>(gene);
   }
   return gene_at;
-}
-
-// Panels first .. last - 1: all of them, or those of one pass.
-struct PanelRange {
-  int64_t first, last;
-};
-
-// The panels from `first` on that fill `size` entries; raises where none do.
-inline PanelRange panel_range(const char* op, int64_t size, int64_t n_genes, int64_t first) {
-  const int64_t n = panel_count(n_genes);
-  check(first >= 0 && first <= n, op, "'first_panel' must be in 0 .. ", n, ", got ", first);
-  int64_t last = first;
-  while (last < n && panel_start(last, n_genes) - panel_start(first, n_genes) < size) ++last;
-  check(panel_start(last, n_genes) - panel_start(first, n_genes) == size, op, "'gram' must hold whole panels of ",
-        n_genes, " genes from panel ", first, " on, got [", size, "]");
-  return {first, last};
 }
 
 }  // namespace corrmask

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../checks.h"
+#include "../panel_range.h"
 #include "../portable/edge_list.h"
 #include "../portable/panels.h"
 #include "clones.h"
