@@ -33,21 +33,15 @@ struct Panels {
   }
 };
 
-// Undoes the shifts of both sides: the sum of (z + s)(z' + s') less that of z z', z and z' being what was summed.
-struct Unshift {
-  double shift, shifted_sum;
-
-  // `r`: the last run of a block.
-  __device__ Unshift(const Runs& runs, int64_t r, int64_t gene) : shift(0), shifted_sum(0) {
-    if (gene >= runs.n_genes) return;
-    shift = runs.square[r * runs.n_genes + gene];
-    shifted_sum = runs.sum[r * runs.n_genes + gene] - static_cast<double>(runs.run[r].cells_of_block()) * shift;
-  }
-
-  __device__ double with(double other_shift, double other_sum) const {
-    return shift * other_sum + other_shift * shifted_sum;
-  }
-};
+// What undoes the shifts of both sides: the sum of (z + s)(z' + s') less that of z z', z and z' being what was summed
+// in the block whose last run is r.
+__device__ inline double unshift(const Runs& runs, int64_t r, int64_t low, int64_t high) {
+  if (low >= runs.n_genes) return 0;
+  const double shift = runs.square[r * runs.n_genes + low], other = runs.square[r * runs.n_genes + high];
+  const double shifted_sum =
+      runs.sum[r * runs.n_genes + low] - static_cast<double>(runs.run[r].cells_of_block()) * shift;
+  return shift * runs.sum[r * runs.n_genes + high] + other * shifted_sum;
+}
 
 // kTileDepth rows of one dense panel, 0 behind the last: this thread's part, two times four genes of one row.
 struct TileRows {
@@ -69,7 +63,12 @@ struct TileRows {
   }
 };
 
-// sums[i][j] of genes i of one panel and j of another, each 4 t .. 4 t + 3 and 64 + the same.
+// Which of a panel's genes a thread's sum i of 8 is, behind its first: 0 .. 3 and 64 .. 67.
+__device__ constexpr int tile_place(int i) {
+  return i % 4 + (i < 4 ? 0 : kPanel / 2);
+}
+
+// sums[i][j] of genes i of one panel and j of another.
 struct TileSums {
   float sum[8][8];
 
@@ -120,25 +119,23 @@ static __global__ void __launch_bounds__(kTileThreads, 2)
       __syncthreads();
       next_low.load(low_rows, row + kTileDepth, n_rows);  // while these are multiplied
       next_high.load(high_rows, row + kTileDepth, n_rows);
-#pragma unroll 4
+#pragma unroll 2
       for (int k = 0; k < kTileDepth; ++k) sums.add(lows[k], highs[k]);
     }
-    const bool ends_block = runs.ends_block(r);
-    const int64_t own_low = 4 * (threadIdx.x % 16), own_high = 4 * (threadIdx.x / 16);
+    const int64_t own_low = 4 * (threadIdx.x % 16), own_high = high * kPanel + 4 * (threadIdx.x / 16);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      const int64_t gene = high * kPanel + own_high + j % 4 + (j < 4 ? 0 : kPanel / 2);
+      const int64_t gene = own_high + tile_place(j);
       if (gene >= runs.n_genes) continue;
       double* gram = panels.at(low, gene) + own_low;
 #pragma unroll
-      for (int i = 0; i < 8; ++i) gram[i % 4 + (i < 4 ? 0 : kPanel / 2)] += static_cast<double>(sums.sum[i][j]);
-      if (!ends_block) continue;
-      const double shift = runs.square[r * runs.n_genes + gene], sum = runs.sum[r * runs.n_genes + gene];
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const int64_t t = own_low + i % 4 + (i < 4 ? 0 : kPanel / 2);
-        gram[t - own_low] += Unshift(runs, r, low * kPanel + t).with(shift, sum);
-      }
+      for (int i = 0; i < 8; ++i) gram[tile_place(i)] += static_cast<double>(sums.sum[i][j]);
+    }
+    if (!runs.ends_block(r)) continue;
+#pragma unroll 1
+    for (int at = 0; at < 64; ++at) {  // apart, since it would take registers from the sums
+      const int64_t gene = own_high + tile_place(at / 8), t = own_low + tile_place(at % 8);
+      if (gene < runs.n_genes) panels.at(low, gene)[t] += unshift(runs, r, low * kPanel + t, gene);
     }
   }
 }
@@ -174,9 +171,7 @@ __global__ void __launch_bounds__(kThreads) add_strips_kernel(Runs runs, Panels 
   if (first >= n_genes || group + kGroup <= first_gene) return;
   const int lane = lane_id();
   const int64_t own_first = group + threadIdx.x / kWarp;  // a warp's genes stand kWarps apart: all have about as much
-  float2 total[kGenesPerWarp];
-#pragma unroll
-  for (int k = 0; k < kGenesPerWarp; ++k) total[k] = {0, 0};
+  float2 total[kGenesPerWarp] = {};
   unsigned any = 0;  // genes with an entry in this block of cells
   for (int64_t r = 0; r < n_runs; ++r) {
     const int64_t its_gene = own_first + lane * kWarps;  // of lane k: the warp's gene k
@@ -205,18 +200,23 @@ __global__ void __launch_bounds__(kThreads) add_strips_kernel(Runs runs, Panels 
       total[k].y += sum.y;
     }
     if (!runs.ends_block(r)) continue;
-    const Unshift x(runs, r, first + 2 * lane), y(runs, r, first + 2 * lane + 1);
+    const int64_t own_low = first + 2 * lane;
 #pragma unroll
     for (int k = 0; k < kGenesPerWarp; ++k) {
       if ((any >> k & 1) == 0) continue;
-      const int64_t gene = own_first + k * kWarps;
-      const double shift = runs.square[r * n_genes + gene], sum = runs.sum[r * n_genes + gene];
-      double* gram = panels.at(panel, gene) + (first + 2 * lane - panel * kPanel);
-      gram[0] += static_cast<double>(total[k].x) + x.with(shift, sum);
-      gram[1] += static_cast<double>(total[k].y) + y.with(shift, sum);
-      total[k] = {0, 0};
+      double* gram = panels.at(panel, own_first + k * kWarps) + (own_low - panel * kPanel);
+      gram[0] += static_cast<double>(total[k].x);
+      gram[1] += static_cast<double>(total[k].y);
     }
-    any = 0;
+#pragma unroll 1
+    for (; any != 0; any &= any - 1) {
+      const int64_t gene = own_first + lowest_bit(any) * kWarps;
+      double* gram = panels.at(panel, gene) + (own_low - panel * kPanel);
+      gram[0] += unshift(runs, r, own_low, gene);
+      gram[1] += unshift(runs, r, own_low + 1, gene);
+    }
+#pragma unroll
+    for (int k = 0; k < kGenesPerWarp; ++k) total[k] = {0, 0};
   }
 }
 
