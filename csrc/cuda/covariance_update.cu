@@ -52,23 +52,28 @@ void covariance_update_cuda(Tensor gram, Tensor sums, Tensor squares, Tensor exp
 
   const LaunchContext context(gram);
   const int64_t n_panels = range.last - range.first;
-  const int64_t most_runs = n_cells / kRun + std::min(n_levels, n_cells);
+  const int64_t n_tails = std::min(n_levels, n_cells);  // each level may end in a short run
+  const int64_t most_runs = n_cells / kRun + n_tails, most_parts = n_cells / kPart + n_tails;
   const int64_t most_dense = std::clamp<int64_t>(kDenseBytes / (n_cells * kPanel * 4), 1, panel_count(n_genes));
   Workspace space{gram, {}};
   Runs runs{};
   runs.n_genes = n_genes;
   runs.capacity = 2 * indices.size(0);
   runs.most_runs = most_runs;
+  runs.most_parts = most_parts;
   runs.most_dense = most_dense;
   runs.level_start = space.take<int64_t>(n_levels + 1);
   runs.order = space.take<int64_t>(n_cells);
   runs.total = space.take<double>(n_cells);
   runs.run = space.take<Run>(most_runs);
-  runs.n_runs = space.take<int64_t>(2);
+  runs.part = space.take<Part>(most_parts);
+  runs.n = space.take<int64_t>(3);
+  runs.part_sum = space.take<double>(most_parts * n_genes);
+  runs.part_square = space.take<double>(most_parts * n_genes);
+  runs.part_count = space.take<int32_t>(most_parts * n_genes);
+  runs.positive = space.take<int32_t>(most_parts * n_genes);
   runs.sum = space.take<double>(most_runs * n_genes);
-  runs.square = space.take<double>(most_runs * n_genes);
-  runs.count = space.take<int32_t>(most_runs * n_genes);
-  runs.positive = space.take<int32_t>(most_runs * n_genes);
+  runs.shift = space.take<double>(most_runs * n_genes);
   runs.run_start = space.take<int64_t>(most_runs + 1);
   runs.gene_start = space.take<int64_t>(most_runs * (n_genes + 1));
   runs.entries = space.take<Entry>(runs.capacity);
@@ -76,6 +81,7 @@ void covariance_update_cuda(Tensor gram, Tensor sums, Tensor squares, Tensor exp
 
   const cudaStream_t stream = context.stream;
   const unsigned level_blocks = blocks_for(n_levels, 1), run_blocks = static_cast<unsigned>(most_runs);
+  const unsigned part_blocks = static_cast<unsigned>(most_parts);
   count_levels_kernel<<<level_blocks, kThreads, 0, stream>>>(data<int64_t>(levels), n_cells, n_levels,
                                                              runs.level_start);
   cut_runs_kernel<<<1, kWarp, 0, stream>>>(n_levels, runs);
@@ -94,13 +100,13 @@ void covariance_update_cuda(Tensor gram, Tensor sums, Tensor squares, Tensor exp
                                          n_genes,
                                          target_sum};
       total_cells_kernel<<<blocks_for(n_cells, 8), 8 * kWarp, 0, stream>>>(rows, runs.total);
-      count_runs_kernel<<<run_blocks, kThreads, 0, stream>>>(rows, runs);
+      count_parts_kernel<<<part_blocks, kThreads, 0, stream>>>(rows, runs);
       sum_blocks_kernel<<<blocks_for(n_genes, 128), 128, 0, stream>>>(
           runs, mutable_data<double>(sums), mutable_data<double>(squares), mutable_data<int64_t>(expressed),
           first_panel == 0);
       place_genes_kernel<<<run_blocks, kThreads, 0, stream>>>(runs);
       place_runs_kernel<<<1, kThreads, 0, stream>>>(runs);
-      fill_runs_kernel<<<run_blocks, kThreads, 0, stream>>>(rows, runs);
+      fill_parts_kernel<<<part_blocks, kThreads, 0, stream>>>(rows, runs);
     });
   });
   check_launch(kOp);

@@ -4,8 +4,8 @@
 //   strip by sparse  any other gene against 64 genes made dense in shared memory: a warp per gene, two sums to a lane
 //
 // Precision as on the CPU: float32 within a run of 512 cells. A tile's runs add up in float64 at once; those of a strip
-// in float32 over a block of at most 8,192 cells, blocks in float64. Each entry of the matrix belongs to one thread of
-// one launch, so the same input gives the same bytes.
+// in float32 over at most 8,192 cells, and these in float64, where shifts are undone. Each entry of the matrix belongs
+// to one thread of one launch, so the same input gives the same bytes.
 //
 // What bounds it, on paper (H200: 132 SMs at 1.75 GHz, 128 FMAs and 32 words of shared memory a clock each). 20,000
 // genes and 1,500 nonzeros a cell, gene r in a share exp(-r / 1500) of the cells. Dense up to a quarter of the cells, r
@@ -37,7 +37,7 @@ struct Panels {
 // in the block whose last run is r.
 __device__ inline double unshift(const Runs& runs, int64_t r, int64_t low, int64_t high) {
   if (low >= runs.n_genes) return 0;
-  const double shift = runs.square[r * runs.n_genes + low], other = runs.square[r * runs.n_genes + high];
+  const double shift = runs.shift[r * runs.n_genes + low], other = runs.shift[r * runs.n_genes + high];
   const double shifted_sum =
       runs.sum[r * runs.n_genes + low] - static_cast<double>(runs.run[r].cells_of_block()) * shift;
   return shift * runs.sum[r * runs.n_genes + high] + other * shifted_sum;
@@ -101,14 +101,15 @@ static __global__ void __launch_bounds__(kTileThreads, 2)
   __shared__ __align__(16) float lows[kTileDepth][kPanel];
   __shared__ __align__(16) float highs[kTileDepth][kPanel];
   const int64_t low = panels.first + blockIdx.x % n_panels, high = blockIdx.x / n_panels;
-  if (low > high || high >= runs.n_runs[1]) return;
-  const int64_t n_runs = runs.n_runs[0];
+  if (low > high || high >= runs.n_dense()) return;
+  const int64_t n_runs = runs.n_runs();
   TileSums sums;
+  sums.clear();
+  int64_t n_summed = 0;
   for (int64_t r = 0; r < n_runs; ++r) {
     const int n_rows = runs.run[r].n_rows;
     const float* low_rows = runs.dense + (low * n_cells + runs.run[r].first) * kPanel;
     const float* high_rows = runs.dense + (high * n_cells + runs.run[r].first) * kPanel;
-    sums.clear();
     TileRows next_low, next_high;
     next_low.load(low_rows, 0, n_rows);
     next_high.load(high_rows, 0, n_rows);
@@ -123,13 +124,18 @@ static __global__ void __launch_bounds__(kTileThreads, 2)
       for (int k = 0; k < kTileDepth; ++k) sums.add(lows[k], highs[k]);
     }
     const int64_t own_low = 4 * (threadIdx.x % 16), own_high = high * kPanel + 4 * (threadIdx.x / 16);
+    n_summed += n_rows;
+    if (runs.ends_sums(r, n_summed, kRun)) {
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const int64_t gene = own_high + tile_place(j);
-      if (gene >= runs.n_genes) continue;
-      double* gram = panels.at(low, gene) + own_low;
+      for (int j = 0; j < 8; ++j) {
+        const int64_t gene = own_high + tile_place(j);
+        if (gene >= runs.n_genes) continue;
+        double* gram = panels.at(low, gene) + own_low;
 #pragma unroll
-      for (int i = 0; i < 8; ++i) gram[tile_place(i)] += static_cast<double>(sums.sum[i][j]);
+        for (int i = 0; i < 8; ++i) gram[tile_place(i)] += static_cast<double>(sums.sum[i][j]);
+      }
+      sums.clear();
+      n_summed = 0;
     }
     if (!runs.ends_block(r)) continue;
 #pragma unroll 1
@@ -163,7 +169,7 @@ __global__ void __launch_bounds__(kThreads) add_strips_kernel(Runs runs, Panels 
   CORRMASK_DYNAMIC_SHARED(shared);
   float* strip = reinterpret_cast<float*>(shared);
   constexpr int kWarps = kThreads / kWarp, kGroup = kGenesPerWarp * kWarps;
-  const int64_t n_genes = runs.n_genes, n_runs = runs.n_runs[0], n_dense = runs.n_runs[1];
+  const int64_t n_genes = runs.n_genes, n_runs = runs.n_runs(), n_dense = runs.n_dense();
   const int64_t first = panels.first * kPanel + blockIdx.x % n_strips * kStrip, panel = first / kPanel;
   const int64_t group = blockIdx.x / n_strips * kGroup;
   // Within a dense panel only genes behind the dense ones are left to do.
@@ -172,7 +178,8 @@ __global__ void __launch_bounds__(kThreads) add_strips_kernel(Runs runs, Panels 
   const int lane = lane_id();
   const int64_t own_first = group + threadIdx.x / kWarp;  // a warp's genes stand kWarps apart: all have about as much
   float2 total[kGenesPerWarp] = {};
-  unsigned any = 0;  // genes with an entry in this block of cells
+  unsigned any = 0;  // genes with an entry among what `total` holds
+  int64_t n_summed = 0;
   for (int64_t r = 0; r < n_runs; ++r) {
     const int64_t its_gene = own_first + lane * kWarps;  // of lane k: the warp's gene k
     int64_t its_begin = 0;
@@ -199,24 +206,32 @@ __global__ void __launch_bounds__(kThreads) add_strips_kernel(Runs runs, Panels 
       total[k].x += sum.x;
       total[k].y += sum.y;
     }
-    if (!runs.ends_block(r)) continue;
     const int64_t own_low = first + 2 * lane;
+    n_summed += runs.run[r].n_rows;
+    if (runs.ends_sums(r, n_summed, kRun * kRunsPerBlock)) {
 #pragma unroll
-    for (int k = 0; k < kGenesPerWarp; ++k) {
-      if ((any >> k & 1) == 0) continue;
-      double* gram = panels.at(panel, own_first + k * kWarps) + (own_low - panel * kPanel);
-      gram[0] += static_cast<double>(total[k].x);
-      gram[1] += static_cast<double>(total[k].y);
+      for (int k = 0; k < kGenesPerWarp; ++k) {
+        if ((any >> k & 1) == 0) continue;
+        double* gram = panels.at(panel, own_first + k * kWarps) + (own_low - panel * kPanel);
+        gram[0] += static_cast<double>(total[k].x);
+        gram[1] += static_cast<double>(total[k].y);
+        total[k] = {0, 0};
+      }
+      any = 0;
+      n_summed = 0;
     }
+    if (!runs.ends_block(r)) continue;
+    const double* shifts = runs.shift + r * n_genes;
+    const bool is_shifted =
+        (own_low < n_genes && shifts[own_low] != 0) || (own_low + 1 < n_genes && shifts[own_low + 1] != 0);
+    const bool any_shifted = __any_sync(kAllLanes, is_shifted);
 #pragma unroll 1
-    for (; any != 0; any &= any - 1) {
-      const int64_t gene = own_first + lowest_bit(any) * kWarps;
+    for (int64_t gene = own_first; gene < group + kGroup && gene < n_genes; gene += kWarps) {
+      if (gene < first_gene || (!any_shifted && shifts[gene] == 0)) continue;
       double* gram = panels.at(panel, gene) + (own_low - panel * kPanel);
       gram[0] += unshift(runs, r, own_low, gene);
       gram[1] += unshift(runs, r, own_low + 1, gene);
     }
-#pragma unroll
-    for (int k = 0; k < kGenesPerWarp; ++k) total[k] = {0, 0};
   }
 }
 

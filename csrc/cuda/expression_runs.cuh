@@ -1,11 +1,11 @@
 // A chunk of cells made ready for products on the device: y = log1p-normalised counts, genes by rank, entries by gene.
 //
 // The cells are put in the order of their levels and cut into runs of at most 512 cells of one level; 16 runs make a
-// block of cells. A run is read twice by one block of threads, cell after cell: once to count and to sum each gene,
-// once to put its entries in their places. The columns of a cell are distinct, so no two threads touch one gene between
-// two barriers: sums have a fixed order without float atomics. Genes in more than half of a block's cells are shifted
-// by their mean there and have an entry for every cell: at most twice as many as were given, which the host knows, so
-// nothing waits for the device.
+// block of cells. A part of a run, of 128 cells, is read twice by one block of threads, cell after cell: once to count
+// and to sum each gene, once to put its entries in their places. The columns of a cell are distinct, so no two threads
+// touch one gene between two barriers: sums have a fixed order without float atomics. Genes in more than half of a
+// block's cells are shifted by their mean there and have an entry for every cell: at most twice as many as were given,
+// which the host knows, so nothing waits for the device.
 //
 // What cannot be raised for without waiting: a cell whose level is out of range is left out; an entry whose column or
 // rank is out of range counts in its cell's total alone; rows are cut to what is there; of a column that stands twice
@@ -17,7 +17,8 @@
 
 namespace corrmask {
 
-constexpr int64_t kRun = 512;  // cells, summed in float32
+constexpr int64_t kRun = 512;   // cells, summed in float32
+constexpr int64_t kPart = 128;  // cells that one block of threads reads
 constexpr int64_t kRunsPerBlock = 16;
 constexpr int kStrip = 64;          // genes side by side in shared memory, two to a lane
 constexpr int kPitch = kStrip + 2;  // floats from one row of a strip to the next: columns spread over the banks
@@ -52,9 +53,16 @@ struct CountRows {
 struct Run {
   int64_t first;        // place of its first cell in the order of levels
   int64_t block_first;  // that of its block's: the runs of a block stand side by side
-  int32_t n_rows, level;
+  int64_t level, first_part;
+  int32_t n_rows;
 
+  __device__ int64_t n_parts() const { return (n_rows + kPart - 1) / kPart; }
   __device__ int64_t cells_of_block() const { return first + n_rows - block_first; }  // of its last run
+};
+
+struct Part {
+  int64_t run;
+  int32_t first_row, last_row;  // of the run
 };
 
 struct alignas(8) Entry {
@@ -64,16 +72,19 @@ struct alignas(8) Entry {
 
 // What stands in device memory while a chunk is added.
 struct Runs {
-  int64_t n_genes, capacity, most_runs, most_dense;
+  int64_t n_genes, capacity, most_runs, most_parts, most_dense;
   int64_t* level_start;  // [n_levels + 1]
   int64_t* order;        // [n_cells] cells in the order of their levels
   double* total;         // [n_cells]
   Run* run;              // [most_runs]
-  int64_t* n_runs;       // [2]: runs, and dense panels
-  double* sum;           // [most_runs, n_genes] of y, of a run; then, in its block's first run, of the block
-  double* square;        // [most_runs, n_genes] likewise; then the shift in the block, 0 where a gene is not shifted
-  int32_t* count;        // [most_runs, n_genes] entries of a run
-  int32_t* positive;     // [most_runs, n_genes] of these y > 0; then the place of the gene's next entry
+  Part* part;            // [most_parts]
+  int64_t* n;            // [3] runs, parts and dense panels that there are
+  double* part_sum;      // [most_parts, n_genes] of y
+  double* part_square;   // [most_parts, n_genes]
+  int32_t* part_count;   // [most_parts, n_genes] entries; then, of an unshifted gene, those before it in the run
+  int32_t* positive;     // [most_parts, n_genes] entries with y > 0
+  double* sum;           // [most_runs, n_genes] of y over the run's block
+  double* shift;         // [most_runs, n_genes] 0 where a gene is not shifted
   int64_t* run_start;    // [most_runs + 1] where the entries of a run begin
   int64_t* gene_start;   // [most_runs, n_genes + 1] and those of a gene, counted from there
   Entry* entries;        // [capacity]
@@ -84,8 +95,17 @@ struct Runs {
     return at < 0 ? 0 : at < capacity ? at : capacity;
   }
 
+  __device__ int64_t n_runs() const { return n[0]; }
+  __device__ int64_t n_parts() const { return n[1]; }
+  __device__ int64_t n_dense() const { return n[2]; }
+
+  // Whether sums of n_summed cells end with run r: with the next one they would be of more than `most`.
+  __device__ bool ends_sums(int64_t r, int64_t n_summed, int64_t most) const {
+    return r + 1 == n_runs() || n_summed + run[r + 1].n_rows > most;
+  }
+
   __device__ bool ends_block(int64_t r) const {
-    return r + 1 == n_runs[0] || run[r + 1].block_first != run[r].block_first;
+    return r + 1 == n_runs() || run[r + 1].block_first != run[r].block_first;
   }
 };
 
@@ -128,17 +148,22 @@ static __global__ void count_levels_kernel(const int64_t* level, int64_t n_cells
 static __global__ void cut_runs_kernel(int64_t n_levels, Runs runs) {
   if (threadIdx.x != 0) return;
   runs.level_start[0] = 0;
-  int64_t n = 0;
+  int64_t n = 0, n_parts = 0;
   for (int64_t level = 0; level < n_levels; ++level) {
     const int64_t first = runs.level_start[level], last = first + runs.level_start[level + 1];
     runs.level_start[level + 1] = last;
     for (int64_t at = first; at < last; at += kRun) {
-      const int64_t before = (at - first) % (kRun * kRunsPerBlock);
-      runs.run[n++] = {at, at - before, static_cast<int32_t>(last - at < kRun ? last - at : kRun),
-                       static_cast<int32_t>(level)};
+      const int64_t before = (at - first) % (kRun * kRunsPerBlock), n_rows = last - at < kRun ? last - at : kRun;
+      runs.run[n] = {at, at - before, level, n_parts, static_cast<int32_t>(n_rows)};
+      for (int64_t row = 0; row < n_rows; row += kPart) {
+        const int64_t end = row + kPart < n_rows ? row + kPart : n_rows;
+        runs.part[n_parts++] = {n, static_cast<int32_t>(row), static_cast<int32_t>(end)};
+      }
+      ++n;
     }
   }
-  runs.n_runs[0] = n;
+  runs.n[0] = n;
+  runs.n[1] = n_parts;
 }
 
 // One block to a level: its cells, as they come.
@@ -172,62 +197,71 @@ __global__ void total_cells_kernel(CountRows<Index, Count> rows, double* total) 
   }
 }
 
-// One block to a run: sums of each gene, cell after cell.
+// One block to a part: sums of each gene, cell after cell.
 template <class Index, class Count>
-__global__ void count_runs_kernel(CountRows<Index, Count> rows, Runs runs) {
-  const int64_t r = blockIdx.x, own = r * rows.n_genes;
-  if (r >= runs.n_runs[0]) return;
-  for (int64_t gene = threadIdx.x; gene < rows.n_genes; gene += blockDim.x) {
-    runs.sum[own + gene] = 0;
-    runs.square[own + gene] = 0;
-    runs.count[own + gene] = 0;
-    runs.positive[own + gene] = 0;
+__global__ void count_parts_kernel(CountRows<Index, Count> rows, Runs runs) {
+  const int64_t p = blockIdx.x, own = p * rows.n_genes;
+  if (p >= runs.n_parts()) return;
+  for (int64_t at = own + threadIdx.x; at < own + rows.n_genes; at += blockDim.x) {
+    runs.part_sum[at] = 0;
+    runs.part_square[at] = 0;
+    runs.part_count[at] = 0;
+    runs.positive[at] = 0;
   }
-  const Run run = runs.run[r];
-  for (int64_t row = 0; row < run.n_rows; ++row) {
+  const Part part = runs.part[p];
+  const int64_t* cells = runs.order + runs.run[part.run].first;
+  for (int32_t row = part.first_row; row < part.last_row; ++row) {
     __syncthreads();  // one cell at a time: nobody else is at this gene
-    const int64_t cell = runs.order[run.first + row], end = rows.end(cell);
+    const int64_t cell = cells[row], end = rows.end(cell);
     for (int64_t e = rows.begin(cell) + threadIdx.x; e < end; e += blockDim.x) {
       const int64_t gene = rows.gene(e);
       if (gene < 0) continue;
       const double y = rows.y(e, runs.total[cell]);
-      runs.sum[own + gene] += y;
-      runs.square[own + gene] += y * y;
-      atomicAdd(runs.count + own + gene, 1);  // exact though a column stands twice: what follows counts on it
+      runs.part_sum[own + gene] += y;
+      runs.part_square[own + gene] += y * y;
+      atomicAdd(runs.part_count + own + gene, 1);  // right though a column stands twice: places hang on it
       if (y > 0) atomicAdd(runs.positive + own + gene, 1);
     }
   }
 }
 
 // One thread to a gene: sums of each block and, where this is the first pass over the cells, of all; shifts; how many
-// entries a run will have.
+// entries each run will have (in gene_start).
 static __global__ void sum_blocks_kernel(Runs runs, double* sums, double* squares, int64_t* expressed, bool is_first) {
-  const int64_t n_genes = runs.n_genes;
+  const int64_t n_genes = runs.n_genes, n_runs = runs.n_runs();
   for (int64_t gene = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; gene < n_genes;
        gene += gridDim.x * static_cast<int64_t>(blockDim.x)) {
-    for (int64_t first = 0, last = 0; first < runs.n_runs[0]; first = last) {
+    for (int64_t first = 0, last = 0; first < n_runs; first = last) {
       double sum = 0, square = 0;
       int64_t count = 0, positive = 0;
       do {
-        const int64_t at = last * n_genes + gene;
-        sum += runs.sum[at];
-        square += runs.square[at];
-        count += runs.count[at];
-        positive += runs.positive[at];
+        const Run run = runs.run[last];
+        for (int64_t p = run.first_part; p < run.first_part + run.n_parts(); ++p) {
+          const int64_t at = p * n_genes + gene;
+          sum += runs.part_sum[at];
+          square += runs.part_square[at];
+          count += runs.part_count[at];
+          positive += runs.positive[at];
+        }
       } while (!runs.ends_block(last++));
-      const int64_t n_cells = runs.run[last - 1].cells_of_block();
       if (is_first) {
         sums[runs.run[first].level * n_genes + gene] += sum;
         squares[gene] += square;
         expressed[gene] += positive;
       }
+      const int64_t n_cells = runs.run[last - 1].cells_of_block();
       const double shift = 2 * count > n_cells ? sum / static_cast<double>(n_cells) : 0;
       for (int64_t r = first; r < last; ++r) {
-        const int64_t at = r * n_genes + gene;
-        runs.sum[at] = sum;
-        runs.square[at] = shift;
-        if (shift != 0) runs.count[at] = runs.run[r].n_rows;
-        runs.positive[at] = 0;
+        const Run run = runs.run[r];
+        int64_t n = 0;
+        for (int64_t p = run.first_part; p < run.first_part + run.n_parts(); ++p) {
+          const int32_t own = runs.part_count[p * n_genes + gene];
+          runs.part_count[p * n_genes + gene] = static_cast<int32_t>(n);
+          n += own;
+        }
+        runs.sum[r * n_genes + gene] = sum;
+        runs.shift[r * n_genes + gene] = shift;
+        runs.gene_start[r * (n_genes + 1) + gene] = shift != 0 ? run.n_rows : n;
       }
     }
   }
@@ -237,13 +271,13 @@ static __global__ void sum_blocks_kernel(Runs runs, double* sums, double* square
 static __global__ void place_genes_kernel(Runs runs) {
   __shared__ int64_t sums[kWarp];
   const int64_t r = blockIdx.x, n_genes = runs.n_genes;
-  if (r >= runs.n_runs[0]) return;
+  if (r >= runs.n_runs()) return;
   int64_t next = 0;
   int64_t* start = runs.gene_start + r * (n_genes + 1);
   for (int64_t first = 0; first < n_genes; first += blockDim.x) {
     const int64_t gene = first + threadIdx.x;
     int64_t n = 0;
-    const int64_t before = sum_before(gene < n_genes ? runs.count[r * n_genes + gene] : 0, sums, &n);
+    const int64_t before = sum_before(gene < n_genes ? start[gene] : 0, sums, &n);
     if (gene < n_genes) start[gene] = next + before;
     next += n;
   }
@@ -253,7 +287,7 @@ static __global__ void place_genes_kernel(Runs runs) {
 // One block: where the entries of each run begin, and how many panels are dense: all up to the last one that pays.
 static __global__ void place_runs_kernel(Runs runs) {
   __shared__ int64_t sums[kWarp];
-  const int64_t n_runs = runs.n_runs[0], n_genes = runs.n_genes, row = n_genes + 1;
+  const int64_t n_runs = runs.n_runs(), n_genes = runs.n_genes, row = n_genes + 1;
   int64_t next = 0;
   for (int64_t first = 0; first < n_runs; first += blockDim.x) {
     const int64_t r = first + threadIdx.x;
@@ -277,33 +311,35 @@ static __global__ void place_runs_kernel(Runs runs) {
   }
   if (threadIdx.x == 0) {
     runs.run_start[n_runs] = next;
-    runs.n_runs[1] = n_dense;
+    runs.n[2] = n_dense;
   }
 }
 
-// One block to a run: the entries of each gene, cells ascending.
+// One block to a part: the entries of each gene, cells ascending.
 template <class Index, class Count>
-__global__ void fill_runs_kernel(CountRows<Index, Count> rows, Runs runs) {
-  const int64_t r = blockIdx.x, n_genes = rows.n_genes, own = r * n_genes;
-  if (r >= runs.n_runs[0]) return;
-  const Run run = runs.run[r];
+__global__ void fill_parts_kernel(CountRows<Index, Count> rows, Runs runs) {
+  const int64_t p = blockIdx.x, n_genes = rows.n_genes;
+  if (p >= runs.n_parts()) return;
+  const Part part = runs.part[p];
+  const int64_t r = part.run;
+  const double* shifts = runs.shift + r * n_genes;
   for (int64_t gene = threadIdx.x / kWarp; gene < n_genes; gene += blockDim.x / kWarp) {
-    const double shift = runs.square[own + gene];
-    if (shift == 0) continue;
+    if (shifts[gene] == 0) continue;
     const int64_t begin = runs.begin(r, gene), end = runs.begin(r, gene + 1);
-    for (int64_t at = begin + lane_id(); at < end; at += kWarp) {
-      runs.entries[at] = {static_cast<int32_t>((at - begin) * (kPitch / 2)), static_cast<float>(-shift)};
+    for (int64_t row = part.first_row + lane_id(); row < part.last_row && begin + row < end; row += kWarp) {
+      runs.entries[begin + row] = {static_cast<int32_t>(row * (kPitch / 2)), static_cast<float>(-shifts[gene])};
     }
   }
-  for (int64_t row = 0; row < run.n_rows; ++row) {
+  const int64_t* cells = runs.order + runs.run[r].first;
+  for (int64_t row = part.first_row; row < part.last_row; ++row) {
     __syncthreads();
-    const int64_t cell = runs.order[run.first + row], end = rows.end(cell);
+    const int64_t cell = cells[row], end = rows.end(cell);
     for (int64_t e = rows.begin(cell) + threadIdx.x; e < end; e += blockDim.x) {
       const int64_t gene = rows.gene(e);
       if (gene < 0) continue;
-      const double shift = runs.square[own + gene];
-      const int64_t taken = shift != 0 ? row : atomicAdd(runs.positive + own + gene, 1);
-      const int64_t at = runs.begin(r, gene) + taken;
+      const double shift = shifts[gene];
+      const int64_t before = shift != 0 ? row : atomicAdd(runs.part_count + p * n_genes + gene, 1);
+      const int64_t at = runs.begin(r, gene) + before;
       if (at >= runs.begin(r, gene + 1)) continue;
       runs.entries[at] = {static_cast<int32_t>(row * (kPitch / 2)),
                           static_cast<float>(rows.y(e, runs.total[cell]) - shift)};
@@ -314,7 +350,7 @@ __global__ void fill_runs_kernel(CountRows<Index, Count> rows, Runs runs) {
 // One block to a run and a panel: the panel's values in full, where it is dense.
 static __global__ void fill_dense_kernel(Runs runs, int64_t n_cells) {
   const int64_t r = blockIdx.x / runs.most_dense, panel = blockIdx.x % runs.most_dense;
-  if (r >= runs.n_runs[0] || panel >= runs.n_runs[1]) return;
+  if (r >= runs.n_runs() || panel >= runs.n_dense()) return;
   const Run run = runs.run[r];
   float* dense = runs.dense + (panel * n_cells + run.first) * kPanel;
   for (int64_t at = threadIdx.x; at < run.n_rows * kPanel; at += blockDim.x) dense[at] = 0;
