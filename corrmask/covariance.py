@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -11,6 +12,7 @@ import torch
 from corrmask import ops
 from corrmask.errors import InputError
 from corrmask.ops.covariance_update import PANEL, panel_start, panels_offset, panels_size
+from corrmask.staging import Staging, column_counts
 
 # A centred sum of squares below this share of the raw one is rounding: float64 sums of 10**7 equal values, added one
 # after another, err by 1e-10 to 1e-9 of themselves. A gene of mean^2 / variance <= 1e4 is far above.
@@ -25,10 +27,10 @@ def log_normalize(counts: sp.csr_array, target_sum: float) -> np.ndarray:
     return np.log1p(counts.data.astype(np.float64) * target_sum / per_entry)
 
 
-def no_edges(n_genes: int, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def no_edges(n_genes: int, top_k: int, device: torch.device | str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Partners int32 (-1: none) and weights float32, [G, top_k] or less where there are fewer genes."""
-    partners = torch.full((n_genes, min(top_k, max(1, n_genes - 1))), -1, dtype=torch.int32)
-    return partners, torch.zeros(partners.shape, dtype=torch.float32)
+    partners = torch.full((n_genes, min(top_k, max(1, n_genes - 1))), -1, dtype=torch.int32, device=device)
+    return partners, torch.zeros_like(partners, dtype=torch.float32)
 
 
 class Covariance:
@@ -44,6 +46,8 @@ class Covariance:
         Counts per cell after normalisation; None where the values are log1p-normalised already.
     panels
         Panels of the Gram matrix that are summed, (first, behind the last); None for all.
+    device
+        Where the accumulators stand (the ranks on the CPU); chunks are copied there while it computes.
 
     Attributes
     ----------
@@ -61,23 +65,31 @@ class Covariance:
         Cells of each level, in the order of the rows of `sums`.
     """
 
-    def __init__(self, n_genes: int, *, target_sum: float | None = 1e4, panels: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        n_genes: int,
+        *,
+        target_sum: float | None = 1e4,
+        panels: tuple[int, int] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.n_genes = n_genes
+        self._staging = Staging(device)
         self.target_sum = target_sum
         self.level_cells: dict[str, int] = {}
-        self.sums = torch.zeros((0, n_genes), dtype=torch.float64)
+        self.sums = torch.zeros((0, n_genes), dtype=torch.float64, device=device)
         self.ranks = torch.arange(n_genes, dtype=torch.int32)
-        self.squares = torch.zeros(n_genes, dtype=torch.float64)
-        self.expressed = torch.zeros(n_genes, dtype=torch.int64)
+        self.squares = torch.zeros(n_genes, dtype=torch.float64, device=device)
+        self.expressed = torch.zeros(n_genes, dtype=torch.int64, device=device)
         self.select(*(panels or (0, -(-n_genes // PANEL))))
 
     def select(self, first: int, last: int) -> None:
         """Turn to panels `first` .. `last` - 1 of the Gram matrix; cells that pass by again are not counted again."""
         self.first_panel = first
-        self.gram = torch.zeros(0, dtype=torch.float64)  # what was there goes first
+        self.gram = self.squares[:0]  # what was there goes first
         size = panel_start(last, self.n_genes) - panel_start(first, self.n_genes)
         try:
-            self.gram = torch.zeros(size, dtype=torch.float64)
+            self.gram = self.squares.new_zeros(size)
         except RuntimeError:
             raise InputError(
                 f"graph of {self.n_genes:,} genes: the products need {size * 8 / 1e9:.1f} GB of memory; give less with "
@@ -98,7 +110,7 @@ class Covariance:
         """The row of `sums` of each level; a new level gets a new row."""
         new = [name for name in names if name not in self.level_cells]
         self.level_cells.update(dict.fromkeys(new, 0))
-        self.sums = torch.cat([self.sums, torch.zeros((len(new), self.n_genes), dtype=torch.float64)])
+        self.sums = torch.cat([self.sums, self.sums.new_zeros((len(new), self.n_genes))])
         row_of = {name: row for row, name in enumerate(self.level_cells)}
         return np.array([row_of[name] for name in names], dtype=np.int64)
 
@@ -111,13 +123,13 @@ class Covariance:
                 self.level_cells[str(name)] += int(count)
         return rows[inverse]
 
-    def update(self, counts: sp.csr_array, levels: np.ndarray | None = None, genes: np.ndarray | None = None) -> None:
+    def update(self, counts: Any, levels: np.ndarray | None = None, genes: np.ndarray | None = None) -> None:
         """Add a chunk.
 
         Parameters
         ----------
         counts
-            CSR [n, n_columns] of float32, float64, int32 or int64; columns unique within a cell.
+            CSR [n, n_columns] of float32, float64, int32 or int64, of scipy or cupy; columns unique within a cell.
         levels
             [n] names of the level of each cell (for correlation within levels); None puts all into one.
         genes
@@ -127,22 +139,23 @@ class Covariance:
         genes = np.arange(self.n_genes) if genes is None else np.asarray(genes)
         if self.n_cells == 0:
             frequency = np.zeros(self.n_genes, dtype=np.int64)
-            frequency[genes[genes >= 0]] = np.bincount(counts.indices, minlength=len(genes))[genes >= 0]
+            frequency[genes[genes >= 0]] = column_counts(counts, len(genes))[genes >= 0]
             ranks = np.empty(self.n_genes, dtype=np.int32)
             ranks[np.argsort(-frequency, kind="stable")] = np.arange(self.n_genes, dtype=np.int32)
             self.ranks = torch.from_numpy(ranks)
         level_rows = self._level_rows(np.full(counts.shape[0], "all") if levels is None else np.asarray(levels))
         places = np.append(self.ranks.numpy(), np.int32(-1))[genes]
+        indptr, indices, values, levels_there, places_there = self._staging.rows(counts, level_rows, places)
         ops.covariance_update(
             self.gram,
             self.sums,
             self.squares,
             self.expressed,
-            torch.from_numpy(places),
-            torch.from_numpy(counts.indptr.astype(np.int64, copy=False)),
-            torch.from_numpy(np.require(counts.indices, requirements="W")),  # torch warns of read-only memory
-            torch.from_numpy(np.require(counts.data, requirements="W")),
-            torch.from_numpy(level_rows),
+            places_there,
+            indptr,
+            indices,
+            values,
+            levels_there,
             target_sum=self.target_sum,
             first_panel=self.first_panel,
         )
@@ -202,7 +215,7 @@ class Covariance:
             partners,
             weights,
             self.gram,
-            self.ranks,
+            self.ranks.to(self.gram.device),
             self.mean_factors(),
             self.inverse_sd(min_cells),
             min_corr=min_corr,
@@ -212,7 +225,7 @@ class Covariance:
 
     def mean_factors(self) -> torch.Tensor:
         """sqrt(cells) * mean of each gene in each level, whose products centre the Gram: float64 [n_levels, G]."""
-        cells = torch.tensor(list(self.level_cells.values()), dtype=torch.float64)
+        cells = torch.tensor(list(self.level_cells.values()), dtype=torch.float64, device=self.sums.device)
         return self.sums / cells.sqrt()[:, None]
 
     def inverse_sd(self, min_cells: int) -> torch.Tensor:

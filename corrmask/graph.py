@@ -201,7 +201,7 @@ def correlation_graph(
     target_sum
         Counts per cell after normalisation.
     device
-        "cpu" or None; the chunks are on the host.
+        "cpu" (or None), or a CUDA device: the products are formed there, chunks are read on the host and copied.
     matrix
         "X", "raw" or "layers/NAME" of each file.
     gene_column
@@ -229,8 +229,9 @@ def correlation_graph(
         Bad values, no common gene, a missing column, an argument out of range: one line.
     """
     started = time.perf_counter()
-    if device is not None and torch.device(device).type != "cpu":
-        raise InputError(f"correlation_graph: device {str(device)!r} has no covariance kernel yet; use 'cpu'")
+    device = torch.device(device or "cpu")
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+        raise InputError(f"correlation_graph: device {str(device)!r} cannot be used here; use 'cpu' or a CUDA device")
     if sign not in ("absolute", "positive"):
         raise InputError(f"correlation_graph: 'sign' must be 'absolute' or 'positive', got {sign!r}")
     if not isinstance(top_k, int) or top_k < 1:
@@ -240,6 +241,11 @@ def correlation_graph(
     budget = memory_budget(memory) - CHUNK_BYTES
     if budget <= 0:
         raise InputError(f"correlation_graph: 'memory' must be more than 1GB, which the cells take, got {memory!r}")
+    if device.type == "cuda":  # a chunk takes a few times its size: its entries by gene, its dense panels
+        free = torch.cuda.mem_get_info(device)[0]
+        budget = min(budget, int(0.8 * free) - 4 * CHUNK_BYTES)
+        if budget <= 0:
+            raise InputError(f"correlation_graph: {device} has {free / 1e9:.1f} GB free, too little; use device='cpu'")
     if min_cells < 0:
         raise InputError(f"correlation_graph: 'min_cells' must not be negative, got {min_cells}")
     if not 0 < target_sum < np.inf:
@@ -259,8 +265,8 @@ def correlation_graph(
             InputWarning,
             stacklevel=2,
         )
-    accumulated = Covariance(n_genes, target_sum=None if normalized else target_sum, panels=passes[0])
-    partners, weights = no_edges(n_genes, top_k)
+    accumulated = Covariance(n_genes, target_sum=None if normalized else target_sum, panels=passes[0], device=device)
+    partners, weights = no_edges(n_genes, top_k, device)
     for number, panels in enumerate(passes):
         stage = "correlate" if len(passes) == 1 else f"correlate, pass {number + 1} of {len(passes)}"
         if number:
@@ -273,6 +279,7 @@ def correlation_graph(
                 for part in (np.diff(counts.indptr), counts.indices, counts.data):
                     digest.update(np.ascontiguousarray(part).data)
         accumulated.update_edges(partners, weights, min_cells=min_cells, min_corr=min_corr, positive=sign == "positive")
+    partners, weights = partners.cpu(), weights.cpu()
     kept = partners.numpy() >= 0
     if mutual:
         kept &= _is_mutual(partners.numpy())

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "corrmask"
 
 # From the bottom up: a module may import its own layer and those above it in this list.
 LAYERS = [
-    ["errors", "progress", "files", "memory"],
+    ["errors", "progress", "files", "memory", "staging"],
     ["_library", "_build_info", "config"],
     ["ops"],
     ["sources"],
@@ -38,6 +38,7 @@ CORE = [
     "progress",
     "files",
     "memory",
+    "staging",
     "_library",
     "config",
     "ops",

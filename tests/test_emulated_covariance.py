@@ -72,7 +72,7 @@ def assert_equals_the_operator(arguments: tuple[Tensor, ...], got: tuple[Tensor,
     assert_gram_close(gram_of(got), y.T @ y)
 
 
-@settings(max_examples=30, phases=NO_SHRINKING)
+@settings(max_examples=25, phases=NO_SHRINKING)
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(1, 24),
@@ -109,6 +109,19 @@ def test_tiles_strips_and_shifts(most_dense: int) -> None:
     emulated(*again, *arguments, most_dense=most_dense, schedule=987654321)
     for a, b in zip(got, again):
         assert torch.equal(a, b)
+
+
+def test_more_cells_than_a_block() -> None:
+    """A second block of cells in one level, a block of another: each has shifts of its own."""
+    rng = np.random.default_rng(7)
+    y = random_y(rng, 8600, 3, 1.0) * (rng.random((8600, 3)) < [0.02, 0.4, 1.0])
+    y[8300:, 2] += 3
+    levels = (np.arange(8600) >= 8400).astype(np.int64)
+    arguments = chunk(y, levels)
+    got = accumulators(3, 2)
+    n_runs, _ = emulated(*got, *arguments)
+    assert n_runs == 16 + 1 + 1
+    assert_equals_the_operator(arguments, got, y)
 
 
 def test_the_bound_holds_where_float32_misses_it() -> None:
