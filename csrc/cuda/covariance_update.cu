@@ -9,6 +9,7 @@ namespace {
 
 constexpr int kThreads = 1024;
 constexpr int64_t kDenseBytes = int64_t{1} << 30;  // the dense panels of a chunk take no more
+constexpr int64_t kMostSummed = 16'384;            // cells
 constexpr int64_t kStripBytes = kRun * kPitch * sizeof(float);
 
 // Tensors of a chunk: they go when the operator returns, and their memory serves what is launched behind it.
@@ -120,8 +121,8 @@ void covariance_update_cuda(Tensor gram, Tensor sums, Tensor squares, Tensor exp
   check(cudaFuncSetAttribute(add_strips_kernel<kThreads>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(kStripBytes)) == cudaSuccess,
         kOp, "this GPU has less than ", kStripBytes, " bytes of shared memory for a block; use the CPU");
-  add_strips_kernel<kThreads>
-      <<<static_cast<unsigned>(n_strips * n_groups), kThreads, kStripBytes, stream>>>(runs, panels, n_strips);
+  add_strips_kernel<kThreads><<<static_cast<unsigned>(n_strips * n_groups), kThreads, kStripBytes, stream>>>(
+      runs, panels, n_strips, kMostSummed);
   check_launch(kOp);
 }
 

@@ -3,16 +3,17 @@
 //   dense by dense   two panels of 128 frequent genes: a tile of 128 x 128 sums in registers, 8 x 8 to a thread
 //   strip by sparse  any other gene against 64 genes made dense in shared memory: a warp per gene, two sums to a lane
 //
-// Precision as on the CPU: float32 within a run of 512 cells. A tile's runs add up in float64 at once; those of a strip
-// in float32 over at most 8,192 cells, and these in float64, where shifts are undone. Each entry of the matrix belongs
-// to one thread of one launch, so the same input gives the same bytes.
+// Precision: float32 within a run of 512 cells, as on the CPU. A tile's runs add up in float64 at once; those of a
+// strip in float32 over at most 16,384 cells, and these in float64, where shifts are undone. Each entry of the matrix
+// belongs to one thread of one launch, so the same input gives the same bytes.
 //
-// What bounds it, on paper (H200: 132 SMs at 1.75 GHz, 128 FMAs and 32 words of shared memory a clock each). 20,000
-// genes and 1,500 nonzeros a cell, gene r in a share exp(-r / 1500) of the cells. Dense up to a quarter of the cells, r
-// < 2,080: 2.2 M FMAs a cell, 0.1 us at 70% of the FMAs. The rest: 1.3 M FMAs, of which 64 take 3 words a lane (two of
-// the strip, one for the entry): 0.27 us; strips cleared and filled: 0.06 us; the matrix read and written once a block:
-// 0.09 us. In all 0.5 us, 2 M cells/s. The tiles on tensor cores (two bfloat16 pieces of a value, three products) would
-// make a panel dense from 6% of the cells on, for 0.3 us in all.
+// What bounds it, on paper (H200: 132 SMs at 1.75 GHz, a clock 128 FMAs and 32 words of shared memory each; 4.3 TB/s),
+// for 20,000 genes, 1,500 nonzeros a cell and the log-normal skew of the benchmarks. Tiles, up to a quarter of the
+// cells, 1,664 genes: 1.5 M FMAs a cell, 0.07 us at 70% of the FMAs. Strips: 3.3 M FMAs, of which 64 take 3 words a
+// lane (two of the strip, one for the entry), 0.67 us; strips cleared and filled, 0.09 us; the matrix read and written
+// once in a chunk of 10,700 cells, 0.07 us. In all 0.9 us: 1.1 M cells/s. What would bring it to 2 M: tiles on tensor
+// cores (two bfloat16 pieces of a value, three products; dense from 6% of the cells on), and the rare genes among
+// themselves by scatter, as on the CPU.
 #pragma once
 
 #include "expression_runs.cuh"
@@ -163,9 +164,11 @@ __device__ inline void fill_strip(const Runs& runs, int64_t r, int64_t first, fl
   __syncthreads();
 }
 
-// One block to a strip and kGenesPerWarp * warps genes, the frequent ones first since they take longest.
+// One block to a strip and kGenesPerWarp * warps genes, the frequent ones first since they take longest. Sums of more
+// than `most_summed` cells are not kept in float32.
 template <int kThreads>
-__global__ void __launch_bounds__(kThreads) add_strips_kernel(Runs runs, Panels panels, int64_t n_strips) {
+__global__ void __launch_bounds__(kThreads)
+    add_strips_kernel(Runs runs, Panels panels, int64_t n_strips, int64_t most_summed) {
   CORRMASK_DYNAMIC_SHARED(shared);
   float* strip = reinterpret_cast<float*>(shared);
   constexpr int kWarps = kThreads / kWarp, kGroup = kGenesPerWarp * kWarps;
@@ -208,7 +211,7 @@ __global__ void __launch_bounds__(kThreads) add_strips_kernel(Runs runs, Panels 
     }
     const int64_t own_low = first + 2 * lane;
     n_summed += runs.run[r].n_rows;
-    if (runs.ends_sums(r, n_summed, kRun * kRunsPerBlock)) {
+    if (runs.ends_sums(r, n_summed, most_summed)) {
 #pragma unroll
       for (int k = 0; k < kGenesPerWarp; ++k) {
         if ((any >> k & 1) == 0) continue;

@@ -54,7 +54,7 @@ void run(const CountRows<Index, Count>& rows, const int64_t* levels, int64_t n_l
   constexpr int64_t kGroup = kGenesPerWarp * (kThreads / kWarp);
   const int64_t n_strips = n_panels * (kPanel / kStrip), n_groups = (n_genes + kGroup - 1) / kGroup;
   launch(static_cast<unsigned>(n_strips * n_groups), kThreads, kRun * kPitch * sizeof(float),
-         [&] { add_strips_kernel<kThreads>(runs, panels, n_strips); });
+         [&] { add_strips_kernel<kThreads>(runs, panels, n_strips, 2 * kRun); });
   chosen[0] = n[0];
   chosen[1] = n[2];
 }
