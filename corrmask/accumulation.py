@@ -101,7 +101,7 @@ def _write(part: Part, accumulated: Covariance, edges: tuple[torch.Tensor, torch
     """Keep the sums: in a new file, which counts once it is whole."""
     before = [] if part.state is None else [part.state["file"]]
     name = f"sums-{done.passes}-{done.source}-{done.cell}.npz"
-    arrays = accumulated.arrays() | {"partners": edges[0].numpy(), "weights": edges[1].numpy()}
+    arrays = accumulated.arrays() | {"partners": edges[0].cpu().numpy(), "weights": edges[1].cpu().numpy()}
     np.savez(part.folder / name, **arrays)  # type: ignore[arg-type]  # its stubs mistake them for options
     part.save({"file": name, "done": asdict(done)})
     for old in before:

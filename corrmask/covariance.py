@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,6 +14,7 @@ from corrmask import ops
 from corrmask.errors import InputError
 from corrmask.moments import Moments, pairwise_correlation
 from corrmask.ops.covariance_update import PANEL, panel_start, panels_offset, panels_size
+from corrmask.staging import Staging, column_counts
 
 _SLAB = 8  # panels whose correlations stand in memory, where the files measured different genes
 
@@ -25,10 +27,10 @@ def log_normalize(counts: sp.csr_array, target_sum: float) -> np.ndarray:
     return np.log1p(counts.data.astype(np.float64) * target_sum / per_entry)
 
 
-def no_edges(n_genes: int, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def no_edges(n_genes: int, top_k: int, device: torch.device | str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Partners int32 (-1: none) and weights float32, [G, top_k] or less where there are fewer genes."""
-    partners = torch.full((n_genes, min(top_k, max(1, n_genes - 1))), -1, dtype=torch.int32)
-    return partners, torch.zeros(partners.shape, dtype=torch.float32)
+    partners = torch.full((n_genes, min(top_k, max(1, n_genes - 1))), -1, dtype=torch.int32, device=device)
+    return partners, torch.zeros_like(partners, dtype=torch.float32)
 
 
 class Covariance:
@@ -44,6 +46,8 @@ class Covariance:
         Counts per cell after normalisation; None where the values are log1p-normalised already.
     panels
         Panels of the Gram matrix that are summed, (first, behind the last); None for all.
+    device
+        Where the accumulators stand (the ranks on the CPU); chunks are copied there while it computes.
 
     Attributes
     ----------
@@ -55,8 +59,17 @@ class Covariance:
         Sums of the cells of each set of measured genes, by the set: bytes of bool [G], genes in their own order.
     """
 
-    def __init__(self, n_genes: int, *, target_sum: float | None = 1e4, panels: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        n_genes: int,
+        *,
+        target_sum: float | None = 1e4,
+        panels: tuple[int, int] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.n_genes = n_genes
+        self.device = torch.device(device)
+        self._staging = Staging(device)
         self.target_sum = target_sum
         self.moments: dict[bytes, Moments] = {}
         self.ranks = torch.arange(n_genes, dtype=torch.int32)
@@ -66,10 +79,10 @@ class Covariance:
     def select(self, first: int, last: int) -> None:
         """Turn to panels `first` .. `last` - 1 of the Gram matrix; cells that pass by again are not counted again."""
         self.first_panel = first
-        self.gram = torch.zeros(0, dtype=torch.float64)  # what was there goes first
+        self.gram = torch.empty(0, dtype=torch.float64, device=self.device)  # what was there goes first
         size = panel_start(last, self.n_genes) - panel_start(first, self.n_genes)
         try:
-            self.gram = torch.zeros(size, dtype=torch.float64)
+            self.gram = torch.zeros(size, dtype=torch.float64, device=self.device)
         except RuntimeError:
             raise InputError(
                 f"graph of {self.n_genes:,} genes: the products need {size * 8 / 1e9:.1f} GB of memory; give less with "
@@ -106,7 +119,7 @@ class Covariance:
 
     def _moments_of(self, measured: np.ndarray) -> Moments:
         """The sums of the set of genes that is measured, bool [G]."""
-        return self.moments.setdefault(measured.tobytes(), Moments(self.n_genes))
+        return self.moments.setdefault(measured.tobytes(), Moments(self.n_genes, self.device))
 
     def _level_rows(self, moments: Moments, levels: np.ndarray) -> np.ndarray:
         """The row of `moments.sums` of each cell, which is counted in its level: int64 [n]."""
@@ -117,13 +130,13 @@ class Covariance:
                 moments.level_cells[str(name)] += int(count)
         return np.array(rows, dtype=np.int64)[inverse]
 
-    def update(self, counts: sp.csr_array, levels: np.ndarray | None = None, genes: np.ndarray | None = None) -> None:
+    def update(self, counts: Any, levels: np.ndarray | None = None, genes: np.ndarray | None = None) -> None:
         """Add a chunk.
 
         Parameters
         ----------
         counts
-            CSR [n, n_columns] of float32, float64, int32 or int64; columns unique within a cell.
+            CSR [n, n_columns] of float32, float64, int32 or int64, of scipy or cupy; columns unique within a cell.
         levels
             [n] names of the level of each cell (for correlation within levels); None puts all into one.
         genes
@@ -133,7 +146,7 @@ class Covariance:
         genes = np.arange(self.n_genes) if genes is None else np.asarray(genes)
         if not self._ranked:
             frequency = np.zeros(self.n_genes, dtype=np.int64)
-            frequency[genes[genes >= 0]] = np.bincount(counts.indices, minlength=len(genes))[genes >= 0]
+            frequency[genes[genes >= 0]] = column_counts(counts, len(genes))[genes >= 0]
             self.rank(frequency)
         measured = np.zeros(self.n_genes, dtype=bool)
         measured[genes[genes >= 0]] = True
@@ -142,42 +155,47 @@ class Covariance:
             moments, np.full(counts.shape[0], "all") if levels is None else np.asarray(levels)
         )
         places = np.append(self.ranks.numpy(), np.int32(-1))[genes]
+        indptr, indices, values, levels_there, places_there = self._staging.rows(counts, level_rows, places)
         ops.covariance_update(
             self.gram,
             moments.sums,
             moments.squares,
             moments.expressed,
-            torch.from_numpy(places),
-            torch.from_numpy(counts.indptr.astype(np.int64, copy=False)),
-            torch.from_numpy(np.require(counts.indices, requirements="W")),  # torch warns of read-only memory
-            torch.from_numpy(np.require(counts.data, requirements="W")),
-            torch.from_numpy(level_rows),
+            places_there,
+            indptr,
+            indices,
+            values,
+            levels_there,
             target_sum=self.target_sum,
             first_panel=self.first_panel,
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All that has been summed, for `restore`; no copies."""
-        parts = {"gram": self.gram.numpy(), "ranks": self.ranks.numpy(), "first_panel": np.array(self.first_panel)}
+        """All that has been summed, for `restore`; no copies on the CPU."""
+        parts = {
+            "gram": self.gram.cpu().numpy(),
+            "ranks": self.ranks.numpy(),
+            "first_panel": np.array(self.first_panel),
+        }
         for number, (measured, moments) in enumerate(self.moments.items()):
             parts[f"measured_{number}"] = np.frombuffer(measured, dtype=bool)
             parts[f"levels_{number}"] = np.array(list(moments.level_cells), dtype=str)
             parts[f"cells_{number}"] = np.array(list(moments.level_cells.values()), dtype=np.int64)
             for name in ("sums", "squares", "expressed"):
-                parts[f"{name}_{number}"] = getattr(moments, name).numpy()
+                parts[f"{name}_{number}"] = getattr(moments, name).cpu().numpy()
         return parts
 
     def restore(self, parts: Mapping[str, np.ndarray]) -> None:
         """Take up sums where `arrays` left them."""
         self.first_panel, self._ranked = int(parts["first_panel"]), True
-        self.gram, self.ranks = torch.from_numpy(parts["gram"]), torch.from_numpy(parts["ranks"])
+        self.gram, self.ranks = torch.from_numpy(parts["gram"]).to(self.device), torch.from_numpy(parts["ranks"])
         self.moments = {}
         for number in range(sum(name.startswith("measured_") for name in parts)):
-            moments = self.moments[parts[f"measured_{number}"].tobytes()] = Moments(self.n_genes)
+            moments = self.moments[parts[f"measured_{number}"].tobytes()] = Moments(self.n_genes, self.device)
             names = map(str, parts[f"levels_{number}"])
             moments.level_cells = dict(zip(names, parts[f"cells_{number}"].tolist(), strict=True))
             for name in ("sums", "squares", "expressed"):
-                setattr(moments, name, torch.from_numpy(parts[f"{name}_{number}"]))
+                setattr(moments, name, torch.from_numpy(parts[f"{name}_{number}"]).to(self.device))
 
     def add(self, other: Covariance) -> None:
         """Add the accumulators of other cells over the same genes, in place.
@@ -199,7 +217,7 @@ class Covariance:
         theirs[self.ranks.long()] = other.ranks.long()  # [G]: where the gene of our rank stands with them
         self._add_gram(other, theirs.numpy())
         for measured, moments in other.moments.items():
-            self.moments.setdefault(measured, Moments(self.n_genes)).add(moments, theirs)
+            self.moments.setdefault(measured, Moments(self.n_genes, self.device)).add(moments, theirs.to(self.device))
 
     def _add_gram(self, other: Covariance, theirs: np.ndarray) -> None:
         """Add the Gram matrix of another order of genes, row by row."""
@@ -232,7 +250,7 @@ class Covariance:
                 partners,
                 weights,
                 gram,
-                self.ranks,
+                self.ranks.to(self.device),
                 factors,
                 scale,
                 min_corr=min_corr,
@@ -248,9 +266,9 @@ class Covariance:
         if len(every) <= 1:
             return
         sets = torch.from_numpy(np.array([np.frombuffer(measured, dtype=bool) for measured in self.moments]))
-        measured = sets[:, torch.argsort(self.ranks)]
-        nothing = torch.zeros((1, self.n_genes), dtype=torch.float64)  # what stands in the panels is r itself
-        ones = torch.ones(self.n_genes, dtype=torch.float64)
+        measured = sets[:, torch.argsort(self.ranks)].to(self.device)
+        nothing = self.gram.new_zeros((1, self.n_genes))  # what stands in the panels is r itself
+        ones = self.gram.new_ones(self.n_genes)
         starts = [panel_start(panel, self.n_genes) for panel in range(self.first_panel, -(-self.n_genes // PANEL) + 1)]
         bounds = [start - starts[0] for start in starts if start - starts[0] <= self.gram.numel()]
         panels = list(enumerate(pairwise(bounds), start=self.first_panel))

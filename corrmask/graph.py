@@ -249,7 +249,7 @@ def correlation_graph(
     target_sum
         Counts per cell after normalisation.
     device
-        "cpu" or None; the chunks are on the host.
+        "cpu" (or None), or a CUDA device: the products are formed there, chunks are read on the host and copied.
     matrix
         "X", "raw" or "layers/NAME" of each file.
     gene_column
@@ -284,8 +284,9 @@ def correlation_graph(
     InputError
         Bad values, no common gene, a missing column, an argument out of range: one line.
     """
-    if device is not None and torch.device(device).type != "cpu":
-        raise InputError(f"correlation_graph: device {str(device)!r} has no covariance kernel yet; use 'cpu'")
+    device = torch.device(device or "cpu")
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+        raise InputError(f"correlation_graph: device {str(device)!r} cannot be used here; use 'cpu' or a CUDA device")
     if sign not in ("absolute", "positive"):
         raise InputError(f"correlation_graph: 'sign' must be 'absolute' or 'positive', got {sign!r}")
     if not isinstance(top_k, int) or top_k < 1:
@@ -295,6 +296,11 @@ def correlation_graph(
     budget = memory_budget(memory) - CHUNK_BYTES
     if budget <= 0:
         raise InputError(f"correlation_graph: 'memory' must be more than 1GB, which the cells take, got {memory!r}")
+    if device.type == "cuda":  # a chunk takes a few times its size: its entries by gene, its dense panels
+        free = torch.cuda.mem_get_info(device)[0]
+        budget = min(budget, int(0.8 * free) - 4 * CHUNK_BYTES)
+        if budget <= 0:
+            raise InputError(f"correlation_graph: {device} has {free / 1e9:.1f} GB free, too little; use device='cpu'")
     if min_cells < 0:
         raise InputError(f"correlation_graph: 'min_cells' must not be negative, got {min_cells}")
     if resume and checkpoint is None:
@@ -317,7 +323,7 @@ def correlation_graph(
             InputWarning,
             stacklevel=2,
         )
-    accumulated = Covariance(n_genes, target_sum=None if normalized else target_sum, panels=passes[0])
+    accumulated = Covariance(n_genes, target_sum=None if normalized else target_sum, panels=passes[0], device=device)
     parameters: dict[str, Any] = {
         "top_k": top_k,
         "min_corr": min_corr,
@@ -336,7 +342,7 @@ def correlation_graph(
     identity |= {"parameters": parameters, "passes": passes, "version": version("corrmask")}
     if within is not None and not isinstance(within, str):
         identity["within"] = _hash_of(map(str, within))
-    edges = no_edges(n_genes, top_k)
+    edges = no_edges(n_genes, top_k, device)
     with nullcontext() if checkpoint is None else kept_part(Path(checkpoint), identity, resume=resume) as part:
         done = accumulate(
             sources,
@@ -352,7 +358,7 @@ def correlation_graph(
             min_corr=min_corr,
             positive=sign == "positive",
         )
-    partners, weights = edges
+    partners, weights = (one.cpu() for one in edges)
     kept = partners.numpy() >= 0
     if mutual:
         kept &= _is_mutual(partners.numpy())

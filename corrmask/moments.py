@@ -40,17 +40,17 @@ class Moments:
         Cells of each level, in the order of the rows of `sums`.
     """
 
-    def __init__(self, n_genes: int) -> None:
+    def __init__(self, n_genes: int, device: torch.device | str = "cpu") -> None:
         self.level_cells: dict[str, int] = {}
-        self.sums = torch.zeros((0, n_genes), dtype=torch.float64)
-        self.squares = torch.zeros(n_genes, dtype=torch.float64)
-        self.expressed = torch.zeros(n_genes, dtype=torch.int64)
+        self.sums = torch.zeros((0, n_genes), dtype=torch.float64, device=device)
+        self.squares = torch.zeros(n_genes, dtype=torch.float64, device=device)
+        self.expressed = torch.zeros(n_genes, dtype=torch.int64, device=device)
 
     def rows_of_levels(self, names: Sequence[str]) -> list[int]:
         """The row of `sums` of each level; a new level gets a new row."""
         new = [name for name in names if name not in self.level_cells]
         self.level_cells.update(dict.fromkeys(new, 0))
-        self.sums = torch.cat([self.sums, torch.zeros((len(new), self.sums.shape[1]), dtype=torch.float64)])
+        self.sums = torch.cat([self.sums, self.sums.new_zeros((len(new), self.sums.shape[1]))])
         row_of = {name: row for row, name in enumerate(self.level_cells)}
         return [row_of[name] for name in names]
 
@@ -65,7 +65,7 @@ class Moments:
 
     def mean_factors(self) -> torch.Tensor:
         """sqrt(cells) * mean of each gene in each level, whose products centre the Gram: float64 [n_levels, G]."""
-        cells = torch.tensor(list(self.level_cells.values()), dtype=torch.float64)
+        cells = torch.tensor(list(self.level_cells.values()), dtype=torch.float64, device=self.sums.device)
         return self.sums / cells.sqrt()[:, None]
 
     def inverse_sd(self, min_cells: int) -> torch.Tensor:
@@ -106,7 +106,7 @@ def pairwise_correlation(
     for level, parts in parts_of.items():
         rows = [moments[part].rows_of_levels([level])[0] for part in parts]
         sums = torch.stack([moments[part].sums[row] for part, row in zip(parts, rows, strict=True)])
-        n_cells = torch.tensor([moments[part].level_cells[level] for part in parts]).double()
+        n_cells = sums.new_tensor([moments[part].level_cells[level] for part in parts])
         levels.append((mask[parts], sums, n_cells[:, None]))
     squares = torch.stack([one.squares for one in moments])
     expressed = torch.stack([one.expressed for one in moments]).double()

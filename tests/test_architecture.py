@@ -13,7 +13,7 @@ PACKAGE = ROOT / "corrmask"
 
 # From the bottom up: a module may import its own layer and those above it in this list.
 LAYERS = [
-    ["errors", "progress", "files", "parts", "memory", "distributed"],
+    ["errors", "progress", "files", "parts", "memory", "staging", "distributed"],
     ["_library", "_build_info", "config"],
     ["ops"],
     ["sources"],
@@ -40,6 +40,7 @@ CORE = [
     "files",
     "parts",
     "memory",
+    "staging",
     "distributed",
     "_library",
     "config",

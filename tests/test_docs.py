@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.glob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
 PACKAGES = ("corrmask.ops", "corrmask.audit", "corrmask.training", "corrmask.evaluation")  # those with an __all__
-WITHOUT_PAGE = {"hf", "ops", "__version__"}  # two headings and a sentence
+WITHOUT_PAGE = {"hf", "ops", "pl", "values", "__version__"}  # headings and a sentence
 page_names = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -171,6 +171,7 @@ def test_markdown_shows_what_is_meant(page: Path) -> None:
 
 
 def test_the_specification_says_what_the_kernels_do() -> None:
+    from corrmask import order, values
     from corrmask.training import schedule
 
     text = (DOCS / "specification.md").read_text()
@@ -183,9 +184,10 @@ def test_the_specification_says_what_the_kernels_do() -> None:
         "group seeds": reference.SEEDS,
         "corruption": reference.CORRUPTION,
         "partners": reference.PARTNERS,
-        "order of cells": schedule._ORDER_STREAM,
+        "order of cells": order._STREAM,
         "dropout": schedule._DROPOUT_STREAM,
         "binning": reference.BINNING,
+        "values": values._SAMPLING_STREAM,
     }
 
 

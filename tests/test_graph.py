@@ -435,7 +435,7 @@ def test_hubs() -> None:
         ({"memory": "some"}, "memory 'some' must be an amount"),
         ({"target_sum": float("nan")}, "'target_sum'"),
         ({"target_sum": float("inf")}, "'target_sum'"),
-        ({"device": "cuda"}, "'cuda'"),
+        ({"device": "meta"}, "'meta'"),
         ({"within": "donor"}, "donor"),
         ({"within": ["a", "b"]}, "'within'.*120"),
         ({"matrix": "layers/none"}, "none"),

@@ -19,12 +19,12 @@
 #include <numeric>
 #include <vector>
 
+#include "../panel_range.h"
 #include "../portable/host_device.h"
 #include "../portable/panels.h"
 #include "clones.h"
 #include "csr_rows.h"
 #include "expression_block.h"
-#include "gene_order.h"
 
 namespace corrmask {
 

@@ -9,6 +9,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -194,6 +195,7 @@ T from_bits(uint64_t bits) {
 #define __forceinline__ inline
 #define __shared__ static
 #define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
 #define CORRMASK_DYNAMIC_SHARED(name) unsigned char* name = emulation::block->shared.data()
 
 #define threadIdx (emulation::Index{emulation::thread(), 0, 0})
@@ -287,6 +289,16 @@ T atomicAdd(T* at, T value) {
   const T old = *at;
   *at = old + value;
   return old;
+}
+
+struct float2 {
+  float x, y;
+};
+struct float4 {
+  float x, y, z, w;
+};
+inline float __fmaf_rn(float a, float b, float c) {
+  return std::fma(a, b, c);
 }
 
 template <class T>

@@ -1,0 +1,92 @@
+"""Chunks of cells on their way to a device: copies overlap what is computed there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+_LINE = 64  # bytes at which each array begins
+
+
+class Staging:
+    """Copies arrays to a device through two buffers of pinned memory, on a stream of its own.
+
+    The host fills one buffer and the copy of it runs while the device computes on what came before. The second chunk
+    from now waits until this one's work is done, so that no more than two stand in the device's memory.
+
+    Parameters
+    ----------
+    device
+        Where to. On the CPU the arrays are taken as they are.
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.device = torch.device(device)
+        self._buffers = [torch.empty(0, dtype=torch.uint8)] * 2
+        self._stream: Any = None
+        self._before: Any = None  # behind the work on the chunk before the last
+
+    def rows(self, matrix: Any, *others: np.ndarray) -> tuple[torch.Tensor, ...]:
+        """indptr (int64), indices and values of a CSR matrix, and the arrays beside it, on the device.
+
+        A matrix of scipy is copied; one of cupy is taken where it is, through DLPack.
+        """
+        if sp.issparse(matrix):
+            indptr = matrix.indptr.astype(np.int64, copy=False)
+            return self.copy(indptr, matrix.indices, matrix.data, *others)
+        indptr, *parts = (torch.from_dlpack(part) for part in (matrix.indptr, matrix.indices, matrix.data))
+        return (*(part.to(self.device) for part in (indptr.long(), *parts)), *self.copy(*others))
+
+    def copy(self, *arrays: np.ndarray) -> tuple[torch.Tensor, ...]:
+        """The arrays on the device, ready for its current stream."""
+        if self.device.type == "cpu":  # torch warns of read-only memory
+            return tuple(torch.from_numpy(np.require(array, requirements=["C", "W"])) for array in arrays)
+        current = torch.cuda.current_stream(self.device)
+        now = current.record_event()
+        if self._before is not None:
+            self._before.synchronize()
+        self._before = now
+        packed = self._pack(arrays)
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self.device)
+        with torch.cuda.stream(self._stream):
+            there = packed.to(self.device, non_blocking=True)
+        current.wait_stream(self._stream)
+        there.record_stream(current)
+        return unpack(there, arrays)
+
+    def _pack(self, arrays: tuple[np.ndarray, ...]) -> torch.Tensor:
+        """The arrays side by side in the buffer whose turn it is: uint8."""
+        self._buffers.reverse()
+        size = sum(_padded(array) for array in arrays)
+        if size > self._buffers[0].numel():
+            pinned = self.device.type == "cuda"
+            self._buffers[0] = torch.empty(size + size // 4, dtype=torch.uint8, pin_memory=pinned)
+        packed = self._buffers[0][:size]
+        for part, array in zip(unpack(packed, arrays), arrays, strict=True):
+            np.copyto(part.numpy(), array)
+        return packed
+
+
+def column_counts(matrix: Any, n_columns: int) -> np.ndarray:
+    """How many entries each column of a CSR matrix of scipy or cupy holds: int64 [n_columns]."""
+    if sp.issparse(matrix):
+        return np.bincount(matrix.indices, minlength=n_columns)
+    return torch.bincount(torch.from_dlpack(matrix.indices), minlength=n_columns).cpu().numpy()
+
+
+def _padded(array: np.ndarray) -> int:
+    return -(-array.nbytes // _LINE) * _LINE
+
+
+def unpack(packed: torch.Tensor, arrays: tuple[np.ndarray, ...]) -> tuple[torch.Tensor, ...]:
+    """Views of uint8 memory as arrays like those given, each from a multiple of 64 bytes on."""
+    parts, start = [], 0
+    for array in arrays:
+        dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+        parts.append(packed[start : start + array.nbytes].view(dtype).view(array.shape))
+        start += _padded(array)
+    return tuple(parts)
