@@ -20,6 +20,7 @@ from test_covariance import BOUND, accumulators, assert_gram_close, chunk, gram_
 from torch import Tensor
 
 from corrmask.covariance import Covariance
+from corrmask.moments import Moments
 from corrmask.ops import covariance_update
 from corrmask.ops.covariance_update import panel_start, panels_within
 
@@ -131,13 +132,14 @@ def test_the_bound_holds_where_float32_misses_it() -> None:
         order = np.arange(y.shape[1])[:: 1 if most_frequent_first else -1]
         covariance = Covariance(y.shape[1], target_sum=None)
         covariance.ranks = torch.from_numpy(order.astype(np.int32).copy())
-        covariance.level_cells = {"all": 1500}
-        covariance.sums = torch.zeros(1, y.shape[1], dtype=torch.float64)
+        moments = Moments(y.shape[1])
+        moments.rows_of_levels(["all"])
+        moments.level_cells["all"] = 1500
         _, n_dense = emulated(
             covariance.gram,
-            covariance.sums,
-            covariance.squares,
-            covariance.expressed,
+            moments.sums,
+            moments.squares,
+            moments.expressed,
             covariance.ranks,
             *chunk(y, np.zeros(1500, dtype=np.int64)),
         )
@@ -145,8 +147,8 @@ def test_the_bound_holds_where_float32_misses_it() -> None:
         ranks = covariance.ranks.numpy()
         r = reference.correlation_from_gram(
             reference.unpack(covariance.gram.numpy(), ranks),
-            covariance.mean_factors().numpy()[:, ranks],
-            covariance.inverse_sd(0).numpy()[ranks],
+            moments.mean_factors().numpy()[:, ranks],
+            moments.inverse_sd(0).numpy()[ranks],
         )
         np.fill_diagonal(r, 0)
         assert np.abs(r - reference.correlation(y)).max() <= BOUND
