@@ -17,6 +17,8 @@ Tensor bin_values_cpu(const Tensor&, const Tensor&, const Tensor&, const Tensor&
                       int64_t);
 void covariance_update_cpu(Tensor, Tensor, Tensor, Tensor, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                            const Tensor&, double, int64_t);
+std::tuple<Tensor, Tensor, Tensor> gather_tokens_cpu(const Tensor&, const Tensor&, int64_t, int64_t, int64_t, int64_t,
+                                                     int64_t, bool, bool);
 void topk_edges_cpu(Tensor, Tensor, const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t, double, bool);
 
 namespace {
@@ -87,6 +89,23 @@ void run() {
                                         rows, columns, values,
                                         tensor<double>({kGenes}, ScalarType::Double, std::vector<double>(kGenes, 1.5)),
                                         tensor<int32_t>({kGenes}, ScalarType::Int, tokens), kWidth, 0)));
+  std::vector<uint16_t> stored;
+  std::vector<int32_t> stored_start{0};
+  for (int64_t i = 0; i < kCells; ++i) {
+    for (int64_t p = 0; p < lengths[i]; ++p) stored.push_back(static_cast<uint16_t>(ids[i * kWidth + p]));
+    stored_start.push_back(static_cast<int32_t>(stored.size()));
+  }
+  const std::vector<int64_t> chunk{0,
+                                   reinterpret_cast<int64_t>(stored_start.data()),
+                                   reinterpret_cast<int64_t>(stored.data()),
+                                   static_cast<int64_t>(stored.size()),
+                                   kCells,
+                                   0,
+                                   0,
+                                   0};
+  print_sum<int64_t>("gather_tokens",
+                     std::get<0>(gather_tokens_cpu(cells, tensor<int64_t>({2, 4}, ScalarType::Long, chunk), 16, 32,
+                                                   kGenes + 4, kWidth, 0, false, true)));
   print_sum<int32_t>("bin_values", bin_values_cpu(rows, columns, values, cells, seed, epoch, 51));
 
   const int64_t size = panels_size(kGenes);
