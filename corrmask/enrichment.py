@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,16 +53,23 @@ def read_gene_sets(path: str | Path) -> dict[str, list[str]]:
         raise InputError(f"gene sets {str(path)!r} do not exist; give a .gmt, or a table of set and gene")
     sets: dict[str, list[str]] = {}
     try:
-        if ".gmt" in path.suffixes:
-            text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode()
-            for line in text.splitlines():
-                name, _, *genes = line.rstrip("\t").split("\t")
-                sets[name] = list(dict.fromkeys(filter(None, genes)))
+        kinds = [suffix.lower() for suffix in path.suffixes]
+        if ".gmt" in kinds:
+            packed = path.read_bytes()
+            text = (gzip.decompress(packed) if kinds[-1] == ".gz" else packed).decode("utf-8-sig")
+            for number, line in enumerate(text.splitlines(), start=1):
+                name, *genes = (part.strip() for part in line.split("\t"))
+                if not name and not any(genes):
+                    continue
+                if not name or not genes or name in sets:
+                    raise ValueError(f"line {number}: {f'set {name!r} stands twice' if name in sets else 'no set'}")
+                sets[name] = list(dict.fromkeys(filter(None, genes[1:])))
         else:
-            table = pd.read_csv(path, sep="," if ".csv" in path.suffixes else "\t", dtype=str, usecols=[0, 1]).dropna()
+            table = pd.read_csv(path, sep="," if ".csv" in kinds else "\t", dtype=str, usecols=[0, 1]).dropna()
+            table = table.apply(lambda column: column.str.strip())
             for name, genes in table.groupby(table.columns[0], sort=False):
                 sets[str(name)] = list(dict.fromkeys(genes.iloc[:, 1]))
-    except (ValueError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise InputError(
             f"gene sets {str(path)!r} cannot be read ({' '.join(str(error).split())}); give a .gmt, or a table with a "
             "header whose first columns are set and gene"
@@ -94,7 +102,7 @@ def enrich(
     groups, gene_sets
         Gene names; those outside the background are left out.
     background
-        Genes that a group could hold, such as those of the graph that have partners.
+        Genes that a group could hold, such as those of the graph that have partners; each counts once.
     min_genes
         Sets with fewer genes in the background are left out.
 
@@ -109,7 +117,7 @@ def enrich(
     """
     from scipy.stats import hypergeom
 
-    position = {str(gene): i for i, gene in enumerate(background)}
+    position = {gene: i for i, gene in enumerate(dict.fromkeys(map(str, background)))}
     in_groups = _members(groups, position, 2)
     in_sets = _members(gene_sets, position, min_genes)
     if not in_groups or not in_sets:

@@ -149,8 +149,10 @@ class GeneGraph:
             )
         matrix = sp.coo_array(sp.csr_array(adata.varp[key]))
         weights = matrix.data.astype(np.float32)
-        if np.any(matrix.row == matrix.col) or not np.all(np.abs(weights) <= 1):
-            raise InputError(f"{name}: varp[{key!r}] must hold correlations in -1 .. 1 and an empty diagonal")
+        if np.any(matrix.row == matrix.col):
+            raise InputError(f"{name}: varp[{key!r}] must have an empty diagonal; remove it (matrix.setdiag(0))")
+        if not np.all(np.abs(weights) <= 1):
+            raise InputError(f"{name}: varp[{key!r}] must hold correlations in -1 .. 1; scale them")
         order = np.lexsort((matrix.col, -np.abs(weights), matrix.row))
         indptr = np.concatenate([[0], np.cumsum(np.bincount(matrix.row, minlength=adata.n_vars))]).astype(np.int64)
         names = np.asarray(adata.var_names.astype(str), dtype=object)

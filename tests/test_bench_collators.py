@@ -96,7 +96,9 @@ def test_what_is_refused() -> None:
     with pytest.raises(InputError, match=r"failed on 6 examples \(TypeError"):
         bench_collators(lambda: None, **SMALL)  # type: ignore[arg-type,misc]
     with pytest.raises(InputError, match="pad on the right"):
-        bench_collators(lambda _: {"input_ids": np.zeros((2, 2)), "labels": np.zeros((2, 2))}, **SMALL)
+        bench_collators(lambda _: dict.fromkeys(("input_ids", "labels"), np.zeros((2, 2), int)), **SMALL)
+    with pytest.raises(InputError, match="must be integers, got float64"):
+        bench_collators(lambda _: dict.fromkeys(("input_ids", "labels"), np.full((6, 2048), np.nan)), **SMALL)
     for changed in ({"seconds": 0}, {"n_cells": 1}, {"max_len": 1}, {"step_cells_per_second": 0}):
         with pytest.raises(InputError, match="bench masking"):
             bench_collators(**{**SMALL, **changed})

@@ -75,6 +75,12 @@ def test_a_graph_of_known_sets_and_its_null(by: str) -> None:
         enrich_graph(blocks(), {"other": ["x", "y", "z", "u", "v"]})
 
 
+def test_a_background_that_names_a_gene_twice_counts_it_once() -> None:
+    groups, sets = {"a": GENES[:5]}, {"s": GENES[:5]}
+    once, twice = enrich(groups, sets, GENES), enrich(groups, sets, GENES + GENES[:10])
+    assert once.table.equals(twice.table)
+
+
 def test_files_of_gene_sets(tmp_path: Path) -> None:
     wanted = {"one": ["a", "b"], "two": ["c"]}
     gmt, table = "one\tlink\ta\tb\ta\ntwo\t\tc\n", "set\tgene\tid\none\ta\t1\ntwo\tc\t2\none\tb\t3\n"
@@ -82,11 +88,17 @@ def test_files_of_gene_sets(tmp_path: Path) -> None:
     (tmp_path / "sets.gmt.gz").write_bytes(gzip.compress(gmt.encode()))
     (tmp_path / "sets.tsv").write_text(table)
     (tmp_path / "sets.csv").write_text(table.replace("\t", ","))
+    (tmp_path / "SETS.GMT").write_text("\ufeff" + gmt.replace("\n", "\n\n").replace("b", " b "), encoding="utf-8")
     for path in tmp_path.iterdir():
         assert read_gene_sets(path) == wanted, path
     for name, text in (("bad.gmt", "one\n"), ("empty.gmt", ""), ("one.csv", "set\na\n"), ("none.tsv", "set\tgene\n")):
         (tmp_path / name).write_text(text)
         with pytest.raises(InputError, match=f"{name}.*give a .gmt"):
+            read_gene_sets(tmp_path / name)
+    (tmp_path / "cut.gmt.gz").write_bytes(gzip.compress(gmt.encode())[:-12])
+    (tmp_path / "twice.gmt").write_text(gmt + gmt)
+    for name, words in (("cut.gmt.gz", "cannot be read"), ("twice.gmt", "line 3: set 'one' stands twice")):
+        with pytest.raises(InputError, match=words):
             read_gene_sets(tmp_path / name)
     with pytest.raises(InputError, match="do not exist"):
         read_gene_sets(tmp_path / "missing.gmt")

@@ -182,6 +182,14 @@ def _transformers(batch: Batch) -> Collator | None:
     return lambda examples: collator([{"input_ids": example["input_ids"]} for example in examples])
 
 
+def _tell(collator: Collator, name: str, epoch: int) -> None:
+    """Tell a collator the epoch, where it can be told."""
+    try:
+        getattr(collator, "set_epoch", lambda _: None)(epoch)
+    except Exception as error:  # as below
+        raise InputError(f"{name}: its set_epoch failed ({type(error).__name__}: {error})") from error
+
+
 def _arrays(collator: Collator, name: str, examples: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     """What a collator gives for a batch: input_ids and labels, [B, L]."""
     try:
@@ -191,6 +199,8 @@ def _arrays(collator: Collator, name: str, examples: Sequence[Mapping[str, Any]]
         words = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{name}: the collator failed on {len(examples)} examples ({words})") from error
     width = max(example["length"] for example in examples)
+    if ids.dtype.kind not in "iu" or labels.dtype.kind not in "iu":
+        raise InputError(f"{name}: 'input_ids' and 'labels' must be integers, got {ids.dtype} and {labels.dtype}")
     if ids.shape != labels.shape or ids.ndim != 2 or len(ids) != len(examples) or ids.shape[1] < width:
         raise InputError(
             f"{name}: 'input_ids' and 'labels' must be [{len(examples)}, {width} or more], got {list(ids.shape)} and "
@@ -208,7 +218,7 @@ def _look_at(collator: Collator, name: str, examples: Sequence[Mapping[str, Any]
 
     def masks(epoch: int, order: np.ndarray | None = None) -> list[bytes]:
         """Shown tokens and labels of each cell, cut in two batches where an order is given."""
-        getattr(collator, "set_epoch", lambda _: None)(epoch)
+        _tell(collator, name, epoch)
         parts = [np.arange(len(examples))] if order is None else np.array_split(order, 2)
         found: dict[int, bytes] = {}
         for part in parts:
@@ -220,7 +230,7 @@ def _look_at(collator: Collator, name: str, examples: Sequence[Mapping[str, Any]
 
     real = np.arange(plain.shape[1]) < lengths[:, None]
     for epoch in range(_EPOCHS):
-        getattr(collator, "set_epoch", lambda _: None)(epoch)
+        _tell(collator, name, epoch)
         ids, labels = (array[:, : plain.shape[1]] for array in _arrays(collator, name, examples))
         tokens, behind = plain[:, : ids.shape[1]], ~real[:, : ids.shape[1]]
         masked = labels != IGNORED

@@ -15,8 +15,8 @@ from corrmask.distributed import is_first
 from corrmask.progress import Progress
 
 # Of the processes that torchrun started, one prints.
-out = Console(highlight=False, soft_wrap=True, quiet=not is_first())
-err = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not is_first())
+out = Console(highlight=False, emoji=False, soft_wrap=True, quiet=not is_first())
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True, quiet=not is_first())
 
 
 @contextmanager

@@ -121,13 +121,13 @@ void CellBatch::run(const char* op, int32_t* owners, const CorruptionParameters&
   with_token_type(input_ids, op, "input_ids", [&](auto zero) {
     using Token = decltype(zero);
     const TokenRows<Token> rows{data<Token>(input_ids),
-                               data<int64_t>(lengths),
-                               data<int64_t>(cell_ids),
-                               n_cells,
-                               width,
-                               owners,
-                               static_cast<Token*>(corrupted),
-                               labels};
+                                data<int64_t>(lengths),
+                                data<int64_t>(cell_ids),
+                                n_cells,
+                                width,
+                                owners,
+                                static_cast<Token*>(corrupted),
+                                labels};
     const auto sample = sample_rows_for_this_machine<Token>();
     torch::stable::parallel_for(0, n_cells, 4, [&](int64_t begin, int64_t end) {
       const Faults faults = sample(rows, begin, end, table, parameters, corruption);
