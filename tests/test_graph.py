@@ -466,10 +466,10 @@ def test_bad_graphs(tmp_path: Path) -> None:
     cells = make_cells(make_counts())
     with pytest.raises(InputError, match="varp has no 'correlation'"):
         GeneGraph.from_anndata(cells)
-    for entries in ([(0, 0, 0.5)], [(0, 1, 1.5)], [(0, 1, np.nan)]):
-        row, col, value = zip(*entries)
+    for entry, words in (((0, 0, 0.5), "empty diagonal"), ((0, 1, 1.5), "-1 .. 1"), ((0, 1, np.nan), "-1 .. 1")):
+        row, col, value = ([one] for one in entry)
         cells.varp["correlation"] = sp.csr_matrix((value, (row, col)), shape=(14, 14))
-        with pytest.raises(InputError, match="hold correlations"):
+        with pytest.raises(InputError, match=words):
             GeneGraph.from_anndata(cells)
     with pytest.raises(InputError, match="does not exist"):
         GeneGraph.read(tmp_path / "none.h5ad")
