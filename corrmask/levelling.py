@@ -142,7 +142,12 @@ def level(
             f"calibrate: the corpus has {corpus.vocabulary.size:,} tokens and the groups {groups.vocabulary_size:,}; "
             "build the groups with the corpus's vocabulary"
         )
-    rows = np.arange(corpus.n_cells) if rows is None else np.asarray(rows, dtype=np.int64)
+    rows = np.arange(corpus.n_cells) if rows is None else np.asarray(rows)
+    if rows.dtype.kind not in "iu" and rows.size:
+        raise InputError(
+            f"calibrate: 'rows' must be row numbers, got {rows.dtype}; of a mask give np.flatnonzero(mask)"
+        )
+    rows = rows.astype(np.int64)
     if len(rows) and not 0 <= rows.min() <= rows.max() < corpus.n_cells:
         raise InputError(f"calibrate: 'rows' must be in 0 .. {corpus.n_cells - 1}, got {rows.min()} .. {rows.max()}")
     if not len(rows) or not np.minimum(corpus.lengths[rows], max_len).any():

@@ -81,6 +81,11 @@ class CorrMasker(nn.Module):
             raise InputError(f"CorrMasker: 'max_group' must be None or in 0 .. 2**31 - 1, got {max_group}")
         if not 0 <= seed < 2**63:
             raise InputError(f"CorrMasker: 'seed' must be in 0 .. 2**63 - 1, got {seed}")
+        if not 0 <= mask_token_id < groups.vocabulary_size:
+            raise InputError(
+                f"CorrMasker: 'mask_token_id' must be a token of the groups, 0 .. {groups.vocabulary_size - 1}, got "
+                f"{mask_token_id}"
+            )
         # Derived from the corpus, not learned: they follow the module to a device, but stay out of checkpoints.
         for name in ("token_group", "group_indptr", "group_tokens", "accept", "take"):
             self.register_buffer(name, getattr(groups, name), persistent=False)

@@ -55,6 +55,11 @@ def mask_values(
     masked_values, mask : Tensor
         [B, L] of the dtype of `values`, and bool [B, L].
     """
+    if not values.dtype.is_signed and mask_value < 0:
+        raise InputError(
+            f"mask_values: 'values' of {values.dtype} cannot hold 'mask_value' {mask_value}; convert them "
+            "(values.float()) or give another"
+        )
     if values.shape != genes.shape:
         raise InputError(
             f"mask_values: 'values' must be of the shape of 'genes', {list(genes.shape)}, got {list(values.shape)}"
@@ -155,6 +160,10 @@ class CorrMaskValueCollator(EpochTold):
             raise InputError(
                 f"{name}: 'keep_first_n_tokens' must be in 0 .. 'max_length' ({max_length}), got {keep_first_n_tokens}"
             )
+        if mask_value == pad_value:
+            raise InputError(
+                f"{name}: 'mask_value' and 'pad_value' must differ, both are {mask_value}; masks would be lost"
+            )
         if n_bins < 2:
             raise InputError(f"{name}: 'n_bins' must be at least 2, got {n_bins}")
         # The range of gene tokens is for random replacement, which values do not know.
@@ -198,8 +207,9 @@ class CorrMaskValueCollator(EpochTold):
         values = [_values_of(example, len(tokens), name) for example, tokens in zip(examples, genes, strict=True)]
         size = self.masker.token_group.shape[0]
         for tokens in genes:
-            if len(tokens) and not 0 <= tokens.min() <= tokens.max() < size:
-                raise InputError(f"{name}: an example holds token {tokens.max()}, the groups' vocabulary has {size:,}")
+            outside = tokens[(tokens < 0) | (tokens >= size)]
+            if len(outside):
+                raise InputError(f"{name}: an example holds token {outside[0]}, the groups' vocabulary has {size:,}")
         ids = cell_ids(examples, genes, name, "id")
         self.watch(ids)
         if self.do_binning:

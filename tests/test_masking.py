@@ -151,6 +151,7 @@ def test_thresholds() -> None:
         ({"seed": 2**63}, "'seed'"),
         ({"unit": "cell"}, "'unit'"),
         ({"max_group": -1}, "'max_group'"),
+        ({"mask_token_id": 10**6}, "'mask_token_id'"),
     ],
 )
 def test_bad_input(options: dict[str, Any], words: str) -> None:

@@ -177,6 +177,7 @@ def test_batches_order_and_workers_do_not_matter() -> None:
         ({"max_length": 0}, "'keep_first_n_tokens'"),
         ({"keep_first_n_tokens": -1}, "'keep_first_n_tokens'"),
         ({"n_bins": 1}, "'n_bins'"),
+        ({"pad_value": -1}, "'mask_value' and 'pad_value' must differ"),
         ({"mlm_probability": 0.0}, "'rate'"),
     ],
 )
@@ -194,6 +195,7 @@ def test_arguments_that_are_refused(options: dict[str, Any], words: str) -> None
         ({"genes": [5], "expressions": [float("nan")]}, "finite"),
         ({"genes": [2, 5], "expressions": [0, -1.0]}, "0 or more"),
         ({"genes": [99], "expressions": [1.0]}, "token 99"),
+        ({"genes": [-1, 5], "expressions": [1.0, 1.0]}, "token -1"),
         ({"genes": [5.5], "expressions": [1.0]}, "whole numbers"),
         ({"genes": [5], "expressions": [1.0], "id": -3}, "'id'"),
     ],
@@ -210,5 +212,8 @@ def test_shapes_and_specials_that_are_refused() -> None:
     ids, one = torch.zeros(1, 2, dtype=torch.int64), torch.tensor([2])
     with pytest.raises(InputError, match="shape of 'genes'"):
         mask_values(masker, ids, torch.zeros(1, 3), one, one)
+    for dtype in (torch.uint8, torch.bool):
+        with pytest.raises(InputError, match="cannot hold 'mask_value' -1"):
+            mask_values(masker, ids, torch.zeros(1, 2, dtype=dtype), one, one)
     with pytest.raises(InputError, match="special token"):
         mask_values(masker, ids, torch.zeros(1, 2), one, one, mask_zeros=False)
