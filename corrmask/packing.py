@@ -97,7 +97,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, asking: Cells, cells: Cell
         assert isinstance(found, Tensor)
         return found
     attention = functional.scaled_dot_product_attention
-    if len(set(cells.lengths)) == 1 == len(set(asking.lengths)):  # one call for all: short cells would wait for the calls
+    # Cells of one length take one call: short ones would wait for the calls.
+    if len(set(cells.lengths)) == 1 == len(set(asking.lengths)) and asking.lengths[0] > 0:
         whole = (part.unflatten(0, (len(cells.lengths), -1)).transpose(1, 2) for part in (query, key, value))
         return attention(*whole, dropout_p=dropout).transpose(1, 2).flatten(0, 1)
     pieces = (
