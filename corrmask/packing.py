@@ -99,8 +99,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, asking: Cells, cells: Cell
     attention = functional.scaled_dot_product_attention
     # Cells of one length take one call: short ones would wait for the calls.
     if len(set(cells.lengths)) == 1 == len(set(asking.lengths)) and asking.lengths[0] > 0:
-        whole = (part.unflatten(0, (len(cells.lengths), -1)).transpose(1, 2) for part in (query, key, value))
-        return attention(*whole, dropout_p=dropout).transpose(1, 2).flatten(0, 1)
+        n = len(cells.lengths)
+        q, k, v = (part.unflatten(0, (n, -1)).transpose(1, 2) for part in (query, key, value))  # [n, heads, tokens, d]
+        return attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(0, 1)
     pieces = (
         part.transpose(0, 1)[None].split(one.lengths, dim=2)  # [1, heads, tokens of the cell, d]
         for part, one in ((query, asking), (key, cells), (value, cells))
