@@ -14,7 +14,7 @@ from scipy import sparse
 
 from corrmask.errors import InputError
 from corrmask.sources.ahead import READERS, ahead
-from corrmask.sources.checks import check_counts
+from corrmask.sources.checks import check_counts, is_ascending
 from corrmask.sources.cutting import Block, Load
 
 
@@ -149,7 +149,7 @@ class Source:
     def _chunk(self, start: int, load: Load, columns: list[str]) -> Chunk:
         counts = load()
         check_counts(counts, name=self.name, start=start, normalized=self.normalized)
-        if not counts.has_canonical_format:
+        if not (is_ascending(counts) or counts.has_canonical_format):
             counts = counts.copy()  # summing sorts in place, and this memory may be the user's
             counts.sum_duplicates()
         return Chunk(counts, self.reader.obs(columns, start, start + counts.shape[0]), start)
