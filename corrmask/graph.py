@@ -308,13 +308,11 @@ def correlation_graph(
         raise InputError("correlation_graph: 'resume' needs the folder that was given as 'checkpoint'")
     if checkpoint is not None and ranks.world > 1:
         raise InputError(
-            f"correlation_graph: {ranks.world} processes keep nothing to resume from; leave out 'checkpoint', or use one"
+            f"correlation_graph: {ranks.world} processes keep no 'checkpoint' to resume from; leave it out, or use one"
         )
     if not 0 < target_sum < np.inf:
         raise InputError(f"correlation_graph: 'target_sum' must be positive and finite, got {target_sum}")
-    sources = ranks.together(
-        lambda: open_sources(data, matrix=matrix, gene_column=gene_column, normalized=normalized)
-    )
+    sources = ranks.together(lambda: open_sources(data, matrix=matrix, gene_column=gene_column, normalized=normalized))
     renaming = name_by_id(sources, gene_map, prefer=() if vocabulary is None else vocabulary.genes)
     genes = united_genes(sources)
     if isinstance(within, str):

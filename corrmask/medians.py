@@ -99,8 +99,8 @@ class MedianAccumulator:
 class _Sketch:
     """How many values of each gene share their exponent and the leading bits of their mantissa.
 
-    One shift of a value's bits gives its bucket, where evenly spaced ones (DDSketch: Masson, Rim, Lee, VLDB 2019) cost a
-    logarithm. They take 2 KB for each gene and octave between the smallest value and the largest.
+    One shift of a value's bits gives its bucket, where those of one width in the logarithm (DDSketch: Masson, Rim, Lee,
+    VLDB 2019) cost a logarithm. They take 2 KB for each gene and octave between the smallest value and the largest.
 
     Attributes
     ----------

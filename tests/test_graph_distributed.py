@@ -148,7 +148,7 @@ def test_both_hear_of_a_fault(run: tuple[Path, list[str]]) -> None:
         faults = json.loads((run[0] / f"{rank}.json").read_text())["faults"]
         assert len(faults) == 2
         assert "d1.h5ad: damaged or incomplete" in faults[0]
-        assert "2 processes keep nothing to resume from" in faults[1]
+        assert "2 processes keep no 'checkpoint'" in faults[1]
     assert not (run[0] / "part").exists()
 
 

@@ -66,7 +66,7 @@ def is_ascending(counts: sparse.csr_array) -> bool:
     falls = 0
     for first in range(0, len(columns) - 1, _BLOCK):
         after = columns[first + 1 : first + 1 + _BLOCK]
-        falls += np.count_nonzero(after <= columns[first : first + len(after)])
+        falls += int(np.count_nonzero(after <= columns[first : first + len(after)]))
     starts = np.unique(counts.indptr[(counts.indptr > 0) & (counts.indptr < len(columns))])
     return bool(falls == np.count_nonzero(columns[starts] <= columns[starts - 1]))
 

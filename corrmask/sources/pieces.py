@@ -138,14 +138,14 @@ def _layout_3(document: Any, folder: str, name: str) -> Pieces | None:
         ] if where.get("index_location", "end") == "end":
             sharded = True
     match codecs:
-        case [{"name": "bytes", **order}]:
+        case [{"name": "bytes", "configuration": {"endian": "big"}}, *_]:
+            return None
+        case [{"name": "bytes"}]:
             codec = None
-        case [{"name": "bytes", **order}, {"name": str(codec)}]:
+        case [{"name": "bytes"}, {"name": str(codec)}]:
             pass
         case _:
             return None
-    if (order.get("configuration") or {}).get("endian", "little") != "little":
-        return None
     return _pieces(name, f"{folder}/c{separator}", length, dtype, file_size, size, sharded, codec)
 
 
