@@ -151,7 +151,7 @@ class StoreReader:
         """See `corrmask.sources.source.Reader`."""
         with _open(self.name) as store, reading(self.name, ValueError):
             table = store["obs"]
-            index = pd.Index(self._slice(table, self._index, start, stop).astype(object), dtype=object)
+            index = pd.Index(_as_text(self._slice(table, self._index, start, stop)), dtype=object)
             if not self._sliced:
                 from anndata.io import read_elem
 
@@ -174,7 +174,9 @@ class StoreReader:
         if element.dtype.kind not in "OST":
             return element[start:stop]
         # Text: bytes in HDF5, StringDType in zarr, whose chunks are read whole and kept for the slices that follow.
-        size = element.chunks[0] if element.chunks else element.shape[0]
+        if element.chunks is None:
+            return _as_text(element[start:stop])
+        size = element.chunks[0]
         parts = []
         for number in range(start // size, -(-stop // size)):
             first = number * size
@@ -185,8 +187,7 @@ class StoreReader:
         """A chunk of a column of text: object array of str. The last one of each column is kept."""
         with self._lock:
             if self._texts.get(column, (-1,))[0] != number:
-                values = element[number * size : (number + 1) * size]
-                self._texts[column] = number, np.array([_text(value) for value in values], dtype=object)
+                self._texts[column] = number, _as_text(element[number * size : (number + 1) * size])
             return self._texts[column][1]
 
 
@@ -227,8 +228,9 @@ def _sparse_format(sparse_dataset: Any, group: Any, path: str, key: str) -> tupl
         raise damaged(path, f"{key!r} is no sparse matrix that anndata knows") from error
 
 
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _as_text(values: Any) -> np.ndarray:
+    """Text in HDF5 or zarr as an object array of str."""
+    return np.array([value.decode() if isinstance(value, bytes) else str(value) for value in values], dtype=object)
 
 
 def _length(element: Any) -> int:
