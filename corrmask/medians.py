@@ -31,15 +31,14 @@ class MedianAccumulator:
     def __init__(self, n_genes: int, memory_bytes: int = 2_000_000_000) -> None:
         self.n_genes = n_genes
         self.memory_bytes = memory_bytes
-        self._genes: list[np.ndarray] = []
-        self._values: list[np.ndarray] = []
+        self._sketch = _Sketch(n_genes)
+        self._values: list[tuple[np.ndarray, np.ndarray]] | None = []  # genes and values, while they fit
         self._bytes = 0
-        self._sketch: _Sketch | None = None
 
     @property
     def is_exact(self) -> bool:
-        """Whether no value has been given to the sketch."""
-        return self._sketch is None
+        """Whether all values are kept."""
+        return self._values is not None
 
     def update(self, counts: sp.csr_array, columns: np.ndarray) -> None:
         """Add a chunk.
@@ -61,21 +60,35 @@ class MedianAccumulator:
             self._add(*((genes, values) if used.all() else (genes[used], values[used])))
 
     def _add(self, genes: np.ndarray, values: np.ndarray) -> None:
-        if self._sketch is not None:
-            self._sketch.add(genes, values)
-            return
-        self._genes.append(genes.astype(np.int32))
-        self._values.append(values)
-        self._bytes += 12 * len(values)
-        # In the end the values are sorted by gene, beside what was gathered: half of the budget is for that.
-        if 2 * self._bytes > self.memory_bytes:
-            self._sketch, self._bytes = _Sketch(self.n_genes), 0
-            while self._genes:
-                self._sketch.add(self._genes.pop(), self._values.pop())
+        self._sketch.add(genes, values)
+        if self._values is not None:
+            self._values.append((genes.astype(np.int32), values))
+            self._bytes += 12 * len(values)
+            if 2 * self._bytes > self.memory_bytes:  # half of the budget is for the sketch and what is picked by it
+                self._values, self._bytes = None, 0
 
     def medians(self) -> np.ndarray:
         """float64 [G], NaN for a gene without counts; of an even number the mean of the two middle values."""
-        return self._exact() if self._sketch is None else self._sketch.medians()
+        n, low, high, below = self._sketch.middle()
+        counted = n > 0
+        medians = np.full(self.n_genes, np.nan)
+        if not counted.any():
+            return medians
+        if self._values is None:
+            medians[counted] = (_midpoint(low[counted]) + _midpoint(high[counted])) / 2
+            return medians
+        picked = []  # the values in the two middle ones' buckets
+        for genes, values in self._values:
+            buckets = values.view(np.int64) >> _SHIFT
+            inside = (buckets >= low[genes]) & (buckets <= high[genes])
+            picked.append((genes[inside], values[inside]))
+        genes, values = (np.concatenate(part) for part in zip(*picked, strict=True))
+        values = values[np.lexsort((values, genes))]
+        per_gene = np.bincount(genes, minlength=self.n_genes)
+        first = (np.cumsum(per_gene) - per_gene - below)[counted]  # where a gene's smallest value would stand
+        n = n[counted]
+        medians[counted] = (values[first + (n - 1) // 2] + values[first + n // 2]) / 2
+        return medians
 
     def origin(self) -> dict[str, Any]:
         """What the vocabulary file says of them."""
@@ -83,17 +96,10 @@ class MedianAccumulator:
             return {"kind": "exact", "target_sum": 10000}
         return {"kind": "sketch", "target_sum": 10000, "relative_error": RELATIVE_ERROR}
 
-    def _exact(self) -> np.ndarray:
-        medians = np.full(self.n_genes, np.nan)
-        if not self._values:
-            return medians
-        genes, values = np.concatenate(self._genes), np.concatenate(self._values)
-        by_gene = sp.csc_array(
-            sp.coo_array((values, (np.arange(len(values), dtype=np.int64), genes)), shape=(len(values), self.n_genes))
-        )
-        for gene in np.flatnonzero(np.diff(by_gene.indptr)):
-            medians[gene] = np.median(by_gene.data[by_gene.indptr[gene] : by_gene.indptr[gene + 1]])
-        return medians
+
+def _midpoint(buckets: np.ndarray) -> np.ndarray:
+    """The middle of each bucket: float64."""
+    return ((buckets << _SHIFT) + (1 << (_SHIFT - 1))).view(np.float64)
 
 
 class _Sketch:
@@ -135,14 +141,12 @@ class _Sketch:
         counts[:, first - low : last - low] = self.counts
         self.first, self.counts = low, counts
 
-    def medians(self) -> np.ndarray:
-        """float64 [G], NaN for a gene without values; the middle of the bucket stands for each value."""
-        bits = (np.arange(self.counts.shape[1], dtype=np.int64) + self.first) << _SHIFT
-        middle = (bits + (1 << (_SHIFT - 1))).view(np.float64)
-        medians = np.full(len(self.counts), np.nan)
-        for gene, counts in enumerate(self.counts):
+    def middle(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Of each gene: its values; the buckets of the two middle ones; how many lie below these. int64 [G] each."""
+        n, low, high, below = np.zeros((4, len(self.counts)), dtype=np.int64)
+        for gene, counts in enumerate(self.counts if self.counts.size else ()):
             cumulative = np.cumsum(counts, dtype=np.int64)
-            if n := int(cumulative[-1]) if len(cumulative) else 0:
-                low, high = np.searchsorted(cumulative, [(n - 1) // 2 + 1, n // 2 + 1])
-                medians[gene] = (middle[low] + middle[high]) / 2
-        return medians
+            n[gene] = cumulative[-1]
+            low[gene], high[gene] = np.searchsorted(cumulative, [(n[gene] - 1) // 2 + 1, n[gene] // 2 + 1])
+            below[gene] = cumulative[low[gene]] - counts[low[gene]] if n[gene] else 0
+        return n, low + self.first, high + self.first, below
