@@ -18,6 +18,7 @@ import torch
 
 from corrmask.accumulation import accumulate, check_levels
 from corrmask.covariance import Covariance, no_edges
+from corrmask.distributed import ALONE, Ranks
 from corrmask.errors import InputError, InputWarning
 from corrmask.files import check_output, replacing, write_h5ad
 from corrmask.genes import name_by_id, united_genes
@@ -219,6 +220,7 @@ def correlation_graph(
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 120.0,
     resume: bool = False,
+    ranks: Ranks = ALONE,
     progress: Progress = silent,
 ) -> GeneGraph:
     """Build the dependency graph of genes from the Pearson correlation of log1p-normalised counts.
@@ -273,6 +275,10 @@ def correlation_graph(
     resume
         Go on from what `checkpoint` holds; the graph has the same bytes as without the interruption. Files and
         parameters must be the same; where nothing was kept, all is done.
+    ranks
+        The processes that share the cells (`corrmask.distributed.joined`, under `torchrun`), each of which calls this
+        function with the same arguments and gets the same graph. Chunk i of source s is read by rank (s + i) modulo
+        their number; the sums are added up over all of them. They keep no `checkpoint`.
     progress
         Called as progress("correlate", cells done, cells), of several passes as "correlate, pass 1 of 3".
 
@@ -295,21 +301,18 @@ def correlation_graph(
         raise InputError(f"correlation_graph: 'top_k' must be a whole number of at least 1, got {top_k!r}")
     if not 0 <= min_corr <= 1:
         raise InputError(f"correlation_graph: 'min_corr' must be in 0 .. 1, got {min_corr}")
-    budget = memory_budget(memory) - CHUNK_BYTES
-    if budget <= 0:
-        raise InputError(f"correlation_graph: 'memory' must be more than 1GB, which the cells take, got {memory!r}")
-    if device.type == "cuda":  # a chunk takes a few times its size: its entries by gene, its dense panels
-        free = torch.cuda.mem_get_info(device)[0]
-        budget = min(budget, int(0.8 * free) - 4 * CHUNK_BYTES)
-        if budget <= 0:
-            raise InputError(f"correlation_graph: {device} has {free / 1e9:.1f} GB free, too little; use device='cpu'")
+    budget = min(ranks.gather(ranks.together(lambda: _gram_budget(memory, device))))
     if min_cells < 0:
         raise InputError(f"correlation_graph: 'min_cells' must not be negative, got {min_cells}")
     if resume and checkpoint is None:
         raise InputError("correlation_graph: 'resume' needs the folder that was given as 'checkpoint'")
+    if checkpoint is not None and ranks.world > 1:
+        raise InputError(
+            f"correlation_graph: {ranks.world} processes keep no 'checkpoint' to resume from; leave it out, or use one"
+        )
     if not 0 < target_sum < np.inf:
         raise InputError(f"correlation_graph: 'target_sum' must be positive and finite, got {target_sum}")
-    sources = open_sources(data, matrix=matrix, gene_column=gene_column, normalized=normalized)
+    sources = ranks.together(lambda: open_sources(data, matrix=matrix, gene_column=gene_column, normalized=normalized))
     renaming = name_by_id(sources, gene_map, prefer=() if vocabulary is None else vocabulary.genes)
     genes = united_genes(sources)
     if isinstance(within, str):
@@ -355,6 +358,7 @@ def correlation_graph(
             within=within,
             part=part,
             seconds=checkpoint_seconds,
+            ranks=ranks,
             progress=progress,
             min_cells=min_cells,
             min_corr=min_corr,
@@ -378,6 +382,7 @@ def correlation_graph(
         "genes_hash": _hash_of(map(str, genes)),
         "accumulator_bytes": accumulated.memory_bytes,
         "passes": len(passes),
+        "processes": ranks.world,
         "versions": _versions(),
     }
     return GeneGraph(
@@ -387,6 +392,22 @@ def correlation_graph(
         genes,
         provenance,
     )
+
+
+def _gram_budget(memory: str | float | None, device: torch.device) -> int:
+    """Bytes that the products may take, beside the cells at hand."""
+    budget = memory_budget(memory) - CHUNK_BYTES
+    if budget <= 0 and memory is None:
+        free = memory_budget(None) / 1e9
+        raise InputError(f"correlation_graph: {free:.1f} GB of memory can be used here, the cells take 1 GB; free some")
+    if budget <= 0:
+        raise InputError(f"correlation_graph: 'memory' must be more than 1GB, which the cells take, got {memory!r}")
+    if device.type == "cuda":  # a chunk takes a few times its size: its entries by gene, its dense panels
+        free = torch.cuda.mem_get_info(device)[0]
+        budget = min(budget, int(0.8 * free) - 4 * CHUNK_BYTES)
+        if budget <= 0:
+            raise InputError(f"correlation_graph: {device} has {free / 1e9:.1f} GB free, too little; use device='cpu'")
+    return budget
 
 
 def _hash_of(names: Iterable[str]) -> str:
