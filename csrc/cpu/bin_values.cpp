@@ -11,13 +11,15 @@ namespace corrmask {
 
 namespace {
 
-using DrawAtEach = void (*)(const CellDraws&, Stream, WordBatch&);
+using DrawAtEach = void (*)(const CellDraws&, Stream, WordBatch&, int n);
 
 DrawAtEach draw_for_this_machine() {
 #ifdef CORRMASK_HAS_AVX2_BUILD
   if (__builtin_cpu_supports("avx2")) return &Avx2Machine::at_each;
 #endif
-  return [](const CellDraws& draws, Stream stream, WordBatch& words) { PlainMachine::at_each(draws, stream, words); };
+  return [](const CellDraws& draws, Stream stream, WordBatch& words, int n) {
+    PlainMachine::at_each(draws, stream, words, n);
+  };
 }
 
 // Values of one cell that share bins, until there are enough of them to draw for together.
@@ -34,7 +36,7 @@ class TieDraws {
   void flush() {
     if (n_ == 0) return;
     for (int lane = n_; lane < kDrawBatch; ++lane) words_.w2[lane] = 0;
-    draw_(draws_, kStreamBinning, words_);
+    draw_(draws_, kStreamBinning, words_, n_);
     for (int lane = 0; lane < n_; ++lane) {
       bins_[waiting_[lane].entry] = bin_of(waiting_[lane].below, waiting_[lane].up_to, words_.w0[lane]);
     }
