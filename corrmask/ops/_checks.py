@@ -26,8 +26,9 @@ def check_tensor(
 ) -> None:
     """Check dtype and shape; None in `shape` stands for any size."""
     if isinstance(value, Tensor) and value.dtype in dtypes and value.dim() == len(shape):
-        for n, m in zip(shape, value.shape, strict=True):
-            if n is not None and n != m:
+        found = value.shape
+        for i, n in enumerate(shape):
+            if n is not None and n != found[i]:
                 break
         else:
             return

@@ -83,7 +83,7 @@ struct Avx2Machine {
 
   // Reads four bytes at each entry: narrower ones need as much behind the last.
   template <class Entry>
-  CORRMASK_AVX2 static int find_members(const int32_t* members, int n, const PlaceTable<Entry>& table,
+  CORRMASK_AVX2 static int find_members(const int32_t* members, int n, const TokenPlaces<Entry>& table,
                                         int64_t vocabulary, int32_t* places, bool* outside) {
     const __m256i last = _mm256_set1_epi32(static_cast<int>(vocabulary < INT32_MAX ? vocabulary - 1 : INT32_MAX));
     const __m256i own = _mm256_set1_epi32(static_cast<int>(table.tag));

@@ -77,7 +77,7 @@ struct Avx512Machine {
 
   // Reads four bytes at each entry: narrower ones need as much behind the last.
   template <class Entry>
-  CORRMASK_AVX512 static int find_members(const int32_t* members, int n, const PlaceTable<Entry>& table,
+  CORRMASK_AVX512 static int find_members(const int32_t* members, int n, const TokenPlaces<Entry>& table,
                                           int64_t vocabulary, int32_t* places, bool* outside) {
     const __mmask16 is_member = static_cast<__mmask16>((1u << n) - 1);
     const __m512i member = _mm512_maskz_loadu_epi32(is_member, members);

@@ -36,7 +36,7 @@ class OwnPlaces {
     tag_ = 0;
   }
 
-  PlaceTable<Entry> of_next_cell() {
+  TokenPlaces<Entry> of_next_cell() {
     if (++tag_ >> (8 * sizeof(Entry) - place_bits_) != 0) {
       std::fill(entries_.begin(), entries_.end(), Entry{0});
       tag_ = 1;
@@ -150,15 +150,15 @@ auto sample_rows_for_this_machine(const char* op) {
 void CellBatch::find_gene_range() {
   const int32_t* group = table.token_group;
   while (table.gene_lo < table.vocabulary && group[table.gene_lo] == kSpecialToken) ++table.gene_lo;
-  // In steps, which the compiler makes vectors of.
-  constexpr int kStep = 64;
-  const auto holds_special = [&](int64_t first) {
-    bool any = false;
-    for (int i = 0; i < kStep; ++i) any |= group[first + i] == kSpecialToken;
-    return any;
+  // In steps, and by the sign of group + 1: loops that compare are not made vectors of.
+  constexpr int kStep = 128;
+  const auto may_hold_special = [&](int64_t first) {
+    uint32_t signs = 0;
+    for (int i = 0; i < kStep; ++i) signs |= static_cast<uint32_t>(group[first + i]) + 1;
+    return signs >> 31 != 0;
   };
   table.gene_hi = table.gene_lo;
-  while (table.gene_hi + kStep <= table.vocabulary && !holds_special(table.gene_hi)) table.gene_hi += kStep;
+  while (table.gene_hi + kStep <= table.vocabulary && !may_hold_special(table.gene_hi)) table.gene_hi += kStep;
   while (table.gene_hi < table.vocabulary && group[table.gene_hi] != kSpecialToken) ++table.gene_hi;
 }
 

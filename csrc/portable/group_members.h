@@ -26,7 +26,7 @@ enum SamplingFault : int { kSound = 0, kTokenOutOfRange = 1, kGroupOutOfRange = 
 // Where each token of a cell stands. An entry holds the tag of its cell above and a position below, so that nothing has
 // to be cleared between cells: an entry with another tag is of another cell.
 template <class Entry>
-struct PlaceTable {
+struct TokenPlaces {
   Entry* entries;  // [vocabulary]
   Entry tag;       // not 0, and not the tag of any entry that is there
   int place_bits;  // every position fits into them, and the tag above them
@@ -60,8 +60,8 @@ constexpr int kWalkBatch = 16;
 // them up to 16 places are overwritten. There is no branch on what is there, which would be anyone's guess. Members
 // that are no tokens set `outside`.
 template <class Machine, class Entry>
-CORRMASK_HOST_DEVICE int find_members(const int32_t* members, int n, const PlaceTable<Entry>& table, int64_t vocabulary,
-                                      int32_t* places, bool* outside) {
+CORRMASK_HOST_DEVICE int find_members(const int32_t* members, int n, const TokenPlaces<Entry>& table,
+                                      int64_t vocabulary, int32_t* places, bool* outside) {
   if constexpr (Machine::kFindsMembers) {
     return Machine::find_members(members, n, table, vocabulary, places, outside);
   } else {

@@ -29,7 +29,7 @@ struct SamplingParameters {
 // What a cell needs beside its tokens.
 template <class Entry>
 struct CellScratch {
-  PlaceTable<Entry> places;
+  TokenPlaces<Entry> places;
   int32_t* eligible;  // [length]
   int32_t* masked;    // [length] masked positions, in the order in which they were masked
 };
@@ -105,7 +105,7 @@ CORRMASK_HOST_DEVICE EligiblePositions find_eligible(const Token* tokens,  // [l
 // Enters where each token stands, from the end, so that of a repeated token the lowest position stays.
 template <class Token, class Entry>
 CORRMASK_HOST_DEVICE void fill_places(const Token* tokens, const EligiblePositions& eligible,
-                                      const PlaceTable<Entry>& table) {
+                                      const TokenPlaces<Entry>& table) {
   if (eligible.listed == nullptr) {
     const Token* const first = tokens + eligible.first;
     Entry entry = table.entry(eligible.first + eligible.n);
@@ -209,10 +209,9 @@ CORRMASK_HOST_DEVICE SampledCell sample_groups_in_cell(const Token* tokens,  // 
   int32_t places[kMostSeedsAhead][kWalkBatch];
   int n_found[kMostSeedsAhead];
   int64_t n_sought[kMostSeedsAhead];
-  const auto look_for_members = [&](int s) {
+  const auto look_for_members = [&](int s, int64_t r) {
     const GroupWalk& walk = seeds.walk[s];
-    const int64_t unwrapped = walk.size - walk.start, r = n_sought[s];
-    const int64_t at = r < unwrapped ? walk.start + r : r - unwrapped;
+    const int64_t unwrapped = walk.size - walk.start, at = r < unwrapped ? walk.start + r : r - unwrapped;
     const int64_t left = (at < walk.start ? walk.start : walk.size) - at;
     const int n = left < kWalkBatch ? static_cast<int>(left) : kWalkBatch;
     bool outside = false;
@@ -236,8 +235,7 @@ CORRMASK_HOST_DEVICE SampledCell sample_groups_in_cell(const Token* tokens,  // 
     }
     // Where members stand does not depend on what is masked by then.
     for (int s = 0; s < seeds.n && expands; ++s) {
-      n_sought[s] = 0;
-      if (seeds.walk[s].size > 0) look_for_members(s);
+      if (seeds.walk[s].size > 0) look_for_members(s, 0);
     }
     for (int s = 0; s < seeds.n; ++s) {
       const int32_t position = seeds.position[s];
@@ -256,7 +254,7 @@ CORRMASK_HOST_DEVICE SampledCell sample_groups_in_cell(const Token* tokens,  // 
         n_masked += more;
         room -= more;
         if (n_sought[s] == seeds.walk[s].size || room == 0 || n_masked == budget) break;
-        look_for_members(s);
+        look_for_members(s, n_sought[s]);
       }
       if (n_masked == budget) break;
     }
