@@ -155,9 +155,7 @@ class CorrMasker(nn.Module):
         self, input_ids: Tensor, lengths: Tensor, cell_ids: Tensor, epoch: int | Tensor
     ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
         """What both operators take: the batch and the groups, and the options."""
-        tables: dict[str, Any] = (
-            self._buffers
-        )  # found faster than by attributes
+        tables: dict[str, Any] = self._buffers  # found faster than by attributes
         groups = tables["token_group"], tables["group_indptr"], tables["group_tokens"]
         return (input_ids, lengths, cell_ids, *groups), {
             "rate_ppm": self.rate_ppm,
