@@ -6,7 +6,9 @@
 
 #include "../portable/value_binning.h"
 #include "avx2_machine.h"
+#include "avx512_machine.h"
 #include "csr_rows.h"
+#include "instruction_set.h"
 #include "large_pages.h"
 #include "rank_sort.h"
 
@@ -14,13 +16,22 @@ namespace corrmask {
 
 namespace {
 
-using DrawAtEach = void (*)(const CellDraws&, Stream, WordBatch&);
+using DrawAtEach = void (*)(const CellDraws&, Stream, WordBatch&, int n);
 
 DrawAtEach draw_for_this_machine(const char* op) {
 #ifdef CORRMASK_HAS_AVX2_BUILD
-  if (instruction_set(op) != InstructionSet::kPlain) return &Avx2Machine::at_each;
+  switch (instruction_set(op)) {
+    case InstructionSet::kAvx512:
+      return &Avx512Machine::at_each;
+    case InstructionSet::kAvx2:
+      return &Avx2Machine::at_each;
+    case InstructionSet::kPlain:
+      break;
+  }
 #endif
-  return [](const CellDraws& draws, Stream stream, WordBatch& words) { PlainMachine::at_each(draws, stream, words); };
+  return [](const CellDraws& draws, Stream stream, WordBatch& words, int n) {
+    PlainMachine::at_each(draws, stream, words, n);
+  };
 }
 
 // Spreads the values at `places`, n that are equal, over the bins between below and up_to.
@@ -33,7 +44,7 @@ void spread(const uint32_t* places, int64_t n, const Index* column, int64_t belo
     for (int lane = 0; lane < kDrawBatch; ++lane) {
       words.w2[lane] = lane < n_drawn ? static_cast<uint32_t>(column[places[first + lane]]) : 0;
     }
-    draw(draws, kStreamBinning, words);
+    draw(draws, kStreamBinning, words, n_drawn);
     for (int lane = 0; lane < n_drawn; ++lane) bins[places[first + lane]] = bin_of(below, up_to, words.w0[lane]);
   }
 }

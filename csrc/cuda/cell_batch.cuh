@@ -333,7 +333,8 @@ __global__ void __launch_bounds__(kWarp)
         const uint32_t decision = corruption.unit_is_group
                                       ? draws.at(static_cast<uint32_t>(rows.owners[position]), kStreamCorruption).w0
                                       : own.w0;
-        rows.corrupted[position] = static_cast<Token>(corrupted_token(token, decision, own.w1, corruption));
+        rows.corrupted[position] =
+            static_cast<Token>(corrupted_token(static_cast<uint32_t>(token), decision, own.w1, corruption));
         rows.labels[position] = token;
       }
     }
