@@ -28,6 +28,10 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def peak_gb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
 def work(task: str, file: str, folder: Path) -> int:
     """One task; returns the cells."""
     from corrmask.graph import correlation_graph
@@ -75,8 +79,7 @@ def main() -> None:
             start, cpu = time.perf_counter(), cpu_seconds()
             n_cells = work(given.task, given.file, Path(name))
             seconds, cpu = time.perf_counter() - start, cpu_seconds() - cpu
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-            print(json.dumps({"cells": n_cells, "seconds": seconds, "cpu": cpu, "peak_gb": peak}))
+            print(json.dumps({"cells": n_cells, "seconds": seconds, "cpu": cpu, "peak_gb": peak_gb()}))
             return
         file = given.file
         if file is None:

@@ -4,6 +4,7 @@
 #pragma once
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(CORRMASK_NO_CLONES)
+#define CORRMASK_HAS_CLONES 1
 #define CORRMASK_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
 #define CORRMASK_CLONES

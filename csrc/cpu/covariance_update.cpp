@@ -3,13 +3,13 @@
 // Genes follow a Zipf-like law: a few thousand hold most of the nonzeros. So the genes stand by frequency, and per
 // block of cells there are three tiers, split by the block's own frequencies:
 //
-// - dense by dense: genes in more than half of the cells, three at a time against a strip of 32 frequent genes
-//   made dense.
+// - dense by dense: genes in more than half of the cells, some at a time against a strip of 32 frequent genes made
+//   dense.
 // - dense by sparse: every other gene against such a strip: 32 sums in registers, one row of the strip per nonzero.
 // - sparse by sparse: the rare genes among themselves, by scatter.
 //
 // Precision: genes in more than half of the block's cells are shifted by their mean in the block, so that float32 is
-// enough within runs of 128 cells (up to 2,048 for rarer genes); runs add up in float32 over at most 8,192 cells,
+// enough within runs of 256 cells (up to 2,048 for rarer genes); runs add up in float32 over at most 8,192 cells,
 // blocks in float64 after the shift is undone. A block holds cells of one level alone, so that what differs between
 // levels is in the shift. Sums and sums of squares are float64 throughout.
 //

@@ -14,11 +14,11 @@
 namespace corrmask {
 
 constexpr int64_t kBlock = 8192;       // cells
-constexpr int64_t kUnit = 128;         // cells of the shortest runs: 16 KB of a strip, which stay in the level 1 cache
+constexpr int64_t kUnit = 256;         // cells of the shortest runs: 32 KB of a strip, about the level 1 cache
 constexpr int64_t kLongestRun = 2048;  // cells: 256 KB of a strip
 constexpr int64_t kPart = 512;         // cells that one thread counts and places at a time
 constexpr int64_t kTile = 512;         // genes whose sums with the strips of a panel stay in the level 2 cache
-constexpr double kEntriesOfRun = 10;   // of the mean gene of a tile: fewer would not be worth loading its sums
+constexpr double kEntriesOfRun = 20;   // of the mean gene of a tile: fewer would not be worth loading its sums
 
 // The chunk as it is given: cells x genes in compressed rows.
 template <class Index, class Count>
@@ -99,7 +99,7 @@ struct FillSpace {
   std::vector<int64_t> first_y;               // [n_cells + 1]
   std::vector<double> part_sum, part_square;  // [parts, n_genes]
   std::vector<int32_t> part_positive;         // [parts, n_genes]
-  std::vector<uint8_t> unit_count;            // [units, n_genes]
+  std::vector<uint16_t> unit_count;           // [units, n_genes]
 };
 
 // y of one cell; its total is over all columns, those left out too.
@@ -121,7 +121,7 @@ void normalize_cell(const CellRows<Index, Count>& rows, int64_t cell, double* y)
 template <class Index, class Count>
 void count_genes(const CellRows<Index, Count>& rows, const int64_t* cells, Block& block, FillSpace& space) {
   const int64_t n_cells = block.n_cells, n_genes = block.n_genes, n_parts = block.parts();
-  static_assert(kUnit <= UINT8_MAX && kPart % kUnit == 0 && kLongestRun % kUnit == 0);
+  static_assert(kUnit <= UINT16_MAX && kPart % kUnit == 0 && kLongestRun % kUnit == 0);
   space.first_y.assign(n_cells + 1, 0);
   for (int64_t i = 0; i < n_cells; ++i) {
     space.first_y[i + 1] = space.first_y[i] + rows.start[cells[i] + 1] - rows.start[cells[i]];
@@ -137,7 +137,7 @@ void count_genes(const CellRows<Index, Count>& rows, const int64_t* cells, Block
       double* square = space.part_square.data() + part * n_genes;
       int32_t* positive = space.part_positive.data() + part * n_genes;
       for (int64_t i = part * kPart; i < std::min((part + 1) * kPart, n_cells); ++i) {
-        uint8_t* count = space.unit_count.data() + i / kUnit * n_genes;
+        uint16_t* count = space.unit_count.data() + i / kUnit * n_genes;
         double* y = all_y + space.first_y[i];
         normalize_cell(rows, cells[i], y);
         const Index* column = rows.column + rows.start[cells[i]];

@@ -9,62 +9,56 @@ namespace corrmask {
 
 namespace {
 
-constexpr int kSide = 3;  // genes side by side: with more, sums would not fit the registers of AVX2
-
-typedef float Vector __attribute__((vector_size(64), aligned(4)));
-
-// What one gene has in common with the genes of a strip, in registers.
+// What one gene has in common with the genes of a strip, in registers of so many bytes: compilers cut wider vectors
+// than the machine has into single numbers.
+template <int kBytes>
 struct StripSums {
-  Vector a{}, b{};
+  typedef float Vector __attribute__((vector_size(kBytes), aligned(4)));
+  static constexpr int kVectors = kStrip * sizeof(float) / kBytes;
+
+  Vector sums[kVectors]{};
 
   CORRMASK_HOST_DEVICE void add(float value, const float* row) {
-    const Vector* p = reinterpret_cast<const Vector*>(row);
-    a += value * p[0];
-    b += value * p[1];
+    for (int i = 0; i < kVectors; ++i) sums[i] += value * reinterpret_cast<const Vector*>(row)[i];
   }
 
   CORRMASK_HOST_DEVICE void add(const StripSums& other) {
-    a += other.a;
-    b += other.b;
+    for (int i = 0; i < kVectors; ++i) sums[i] += other.sums[i];
   }
 
-  CORRMASK_HOST_DEVICE void add_to(float* sums) const {
-    Vector* s = reinterpret_cast<Vector*>(sums);
-    s[0] += a;
-    s[1] += b;
+  CORRMASK_HOST_DEVICE void add_to(float* to) const {
+    for (int i = 0; i < kVectors; ++i) reinterpret_cast<Vector*>(to)[i] += sums[i];
   }
 };
 
-// N genes that have an entry for every row: each row of the strip is loaded once.
-template <int N>
+// kSide genes that have an entry for every row: each row of the strip is loaded once.
+template <int kBytes, int kSide>
 CORRMASK_HOST_DEVICE void add_full(const Entry* entries, int64_t n_rows, const float* strip, float* sums) {
-  StripSums own[N];
+  using Vector = typename StripSums<kBytes>::Vector;
+  StripSums<kBytes> own[kSide];
   for (int64_t row = 0; row < n_rows; ++row, strip += kStrip) {
-    const Vector a = reinterpret_cast<const Vector*>(strip)[0], b = reinterpret_cast<const Vector*>(strip)[1];
-    for (int i = 0; i < N; ++i) {
-      const float value = entries[i * n_rows + row].value;
-      own[i].a += value * a;
-      own[i].b += value * b;
+    for (int i = 0; i < StripSums<kBytes>::kVectors; ++i) {
+      const Vector part = reinterpret_cast<const Vector*>(strip)[i];
+      for (int k = 0; k < kSide; ++k) own[k].sums[i] += entries[k * n_rows + row].value * part;
     }
   }
-  for (int i = 0; i < N; ++i) own[i].add_to(sums + i * kStrip);
+  for (int k = 0; k < kSide; ++k) own[k].add_to(sums + k * kStrip);
 }
 
-}  // namespace
-
-CORRMASK_CLONES void add_strip(const Entry* entries, const int64_t* start, int64_t n_genes, int64_t n_rows,
-                               const float* strip, float* sums) {
+template <int kBytes, int kSide>
+CORRMASK_HOST_DEVICE void add_genes(const Entry* entries, const int64_t* start, int64_t n_genes, int64_t n_rows,
+                                    const float* strip, float* sums) {
   for (int64_t gene = 0; gene < n_genes; ++gene, sums += kStrip) {
     const Entry* entry = entries + start[gene];
     const Entry* end = entries + start[gene + 1];
     if (end - entry == n_rows && gene + kSide <= n_genes && start[gene + kSide] - start[gene] == kSide * n_rows) {
-      add_full<kSide>(entry, n_rows, strip, sums);
+      add_full<kBytes, kSide>(entry, n_rows, strip, sums);
       gene += kSide - 1;
       sums += (kSide - 1) * kStrip;
       continue;
     }
     if (entry == end) continue;
-    StripSums even, odd;
+    StripSums<kBytes> even, odd;
     for (; end - entry >= 2; entry += 2) {
       even.add(entry[0].value, strip + entry[0].place);
       odd.add(entry[1].value, strip + entry[1].place);
@@ -73,6 +67,34 @@ CORRMASK_CLONES void add_strip(const Entry* entries, const int64_t* start, int64
     even.add(odd);
     even.add_to(sums);
   }
+}
+
+}  // namespace
+
+#if defined(CORRMASK_HAS_CLONES)
+// Genes side by side: as many as there are registers for.
+__attribute__((target("arch=x86-64-v4"))) static void add_on_this_machine(const Entry* entries, const int64_t* start,
+                                                                          int64_t n_genes, int64_t n_rows,
+                                                                          const float* strip, float* sums) {
+  add_genes<64, 6>(entries, start, n_genes, n_rows, strip, sums);
+}
+
+__attribute__((target("arch=x86-64-v3"))) static void add_on_this_machine(const Entry* entries, const int64_t* start,
+                                                                          int64_t n_genes, int64_t n_rows,
+                                                                          const float* strip, float* sums) {
+  add_genes<32, 3>(entries, start, n_genes, n_rows, strip, sums);
+}
+
+__attribute__((target("default")))
+#endif
+static void add_on_this_machine(const Entry* entries, const int64_t* start, int64_t n_genes, int64_t n_rows,
+                                const float* strip, float* sums) {
+  add_genes<16, 2>(entries, start, n_genes, n_rows, strip, sums);
+}
+
+void add_strip(const Entry* entries, const int64_t* start, int64_t n_genes, int64_t n_rows, const float* strip,
+               float* sums) {
+  add_on_this_machine(entries, start, n_genes, n_rows, strip, sums);
 }
 
 CORRMASK_CLONES void add_plain(const float* sums, double* gram) {
