@@ -95,7 +95,7 @@ struct Block {
 
 // What filling a block needs, kept from one to the next.
 struct FillSpace {
-  Buffer<double> y;                           // [nnz of the block]
+  Buffer<double> y;                           // [nnz of the block], none where the counts are y
   std::vector<int64_t> first_y;               // [n_cells + 1]
   std::vector<double> part_sum, part_square;  // [parts, n_genes]
   std::vector<int32_t> part_positive;         // [parts, n_genes]
@@ -107,14 +107,22 @@ template <class Index, class Count>
 void normalize_cell(const CellRows<Index, Count>& rows, int64_t cell, double* y) {
   const Count* count = rows.count + rows.start[cell];
   const int64_t n = rows.start[cell + 1] - rows.start[cell];
-  if (rows.target_sum == 0) {
-    for (int64_t e = 0; e < n; ++e) y[e] = static_cast<double>(count[e]);
-    return;
-  }
   double total = 0;
   for (int64_t e = 0; e < n; ++e) total += static_cast<double>(count[e]);
   const double of_total = total == 0 ? 1 : total;  // a cell of stored zeros
   for (int64_t e = 0; e < n; ++e) y[e] = std::log1p(static_cast<double>(count[e]) * rows.target_sum / of_total);
+}
+
+// Calls visit(gene, y) for every entry of a cell whose column is a gene; `y` is where `normalize_cell` put it.
+template <class Index, class Count, class Visit>
+void each_entry(const CellRows<Index, Count>& rows, int64_t cell, const double* y, const Visit& visit) {
+  const Index* column = rows.column + rows.start[cell];
+  const Count* count = rows.count + rows.start[cell];
+  const int64_t n = rows.start[cell + 1] - rows.start[cell];
+  for (int64_t e = 0; e < n; ++e) {
+    const int64_t gene = rows.rank[column[e]];
+    if (gene >= 0) visit(gene, rows.target_sum == 0 ? static_cast<double>(count[e]) : y[e]);
+  }
 }
 
 // Sums of each gene, part by part, so that they do not depend on the number of threads; then the shifts.
@@ -124,7 +132,8 @@ void count_genes(const CellRows<Index, Count>& rows, const int64_t* cells, Block
   static_assert(kUnit <= UINT16_MAX && kPart % kUnit == 0 && kLongestRun % kUnit == 0);
   space.first_y.assign(n_cells + 1, 0);
   for (int64_t i = 0; i < n_cells; ++i) {
-    space.first_y[i + 1] = space.first_y[i] + rows.start[cells[i] + 1] - rows.start[cells[i]];
+    const int64_t n = rows.target_sum == 0 ? 0 : rows.start[cells[i] + 1] - rows.start[cells[i]];
+    space.first_y[i + 1] = space.first_y[i] + n;
   }
   double* all_y = space.y.grow(space.first_y[n_cells]);
   space.part_sum.assign(n_parts * n_genes, 0);
@@ -139,16 +148,13 @@ void count_genes(const CellRows<Index, Count>& rows, const int64_t* cells, Block
       for (int64_t i = part * kPart; i < std::min((part + 1) * kPart, n_cells); ++i) {
         uint16_t* count = space.unit_count.data() + i / kUnit * n_genes;
         double* y = all_y + space.first_y[i];
-        normalize_cell(rows, cells[i], y);
-        const Index* column = rows.column + rows.start[cells[i]];
-        for (int64_t e = 0; e < space.first_y[i + 1] - space.first_y[i]; ++e) {
-          const int64_t gene = rows.rank[column[e]];
-          if (gene < 0) continue;
-          sum[gene] += y[e];
-          square[gene] += y[e] * y[e];
+        if (rows.target_sum != 0) normalize_cell(rows, cells[i], y);
+        each_entry(rows, cells[i], y, [&](int64_t gene, double own) {
+          sum[gene] += own;
+          square[gene] += own * own;
           ++count[gene];
-          positive[gene] += y[e] > 0;
-        }
+          positive[gene] += own > 0;
+        });
       }
     }
   });
@@ -261,19 +267,15 @@ void fill_block(const CellRows<Index, Count>& rows, const int64_t* cells, int64_
     std::vector<Next> next(block.n_genes);
     for (int64_t i = begin * kPart; i < std::min(end * kPart, n_cells); ++i) {
       if (i % kUnit == 0) begin_unit(block, space, i / kUnit, i == begin * kPart, next.data());
-      const double* y = all_y + space.first_y[i];
-      const Index* column = rows.column + rows.start[cells[i]];
-      for (int64_t e = 0; e < space.first_y[i + 1] - space.first_y[i]; ++e) {
-        const int64_t gene = rows.rank[column[e]];
-        if (gene < 0) continue;
+      each_entry(rows, cells[i], all_y + space.first_y[i], [&](int64_t gene, double y) {
         Next& own = next[gene];
         const int32_t row = static_cast<int32_t>(i) & (own.run_cells - 1);
         if (own.shift != 0) {
-          own.entry[row].value = static_cast<float>(y[e] - block.shift[gene]);
+          own.entry[row].value = static_cast<float>(y - block.shift[gene]);
         } else {
-          *own.entry++ = {static_cast<int32_t>(kStrip) * row, static_cast<float>(y[e])};
+          *own.entry++ = {static_cast<int32_t>(kStrip) * row, static_cast<float>(y)};
         }
-      }
+      });
     }
   });
 }
