@@ -1,6 +1,6 @@
 """Whether the graph's time grows in a line with the cells that stream from disk, and its memory not at all.
 
-    python benchmarks/linearity.py                                  # simulates 100,000 cells of 20,000 genes (zarr, zstd)
+    python benchmarks/linearity.py    # simulates 100,000 cells of 20,000 genes (zarr, zstd)
     python benchmarks/linearity.py --file cells.zarr --cells 10000 100000 --rounds 3
 
 Each run is a process of its own. Where there are more cells to read than the file has, it is read again, each chunk's
@@ -86,7 +86,7 @@ def main() -> None:
             for n in given.cells:
                 command = [sys.executable, "-W", "ignore", __file__, "--file", file, "--one", str(n)]
                 runs[n].append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
-    medians = {n: {key: statistics.median(one[key] for one in all_of) for key in all_of[0]} for n, all_of in runs.items()}
+    medians = {n: {key: statistics.median(one[key] for one in of) for key in of[0]} for n, of in runs.items()}
     cells, cpu = np.array(list(medians), dtype=np.float64), np.array([one["cpu"] for one in medians.values()])
     constant, each = nearest_line(cells, cpu)
     print("\n| cells | CPU s | off the line | cells per CPU second | seconds | peak GB |\n|---|---|---|---|---|---|")

@@ -73,7 +73,7 @@ class Staging:
 
 
 def column_counts(matrix: Any, n_columns: int) -> np.ndarray:
-    """How many entries each column of a CSR matrix of scipy or cupy holds, of large ones a sample: int64 [n_columns]."""
+    """Entries of each column of a CSR matrix of scipy or cupy, in a sample of a large one's: int64 [n_columns]."""
     step = matrix.indices.shape[0] // _SAMPLED | 1  # odd: not in step with an even number of columns
     if sp.issparse(matrix):
         return np.bincount(matrix.indices[::step], minlength=n_columns)
