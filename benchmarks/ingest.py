@@ -30,6 +30,10 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def peak_gb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
 def work(task: str, file: str, folder: Path, n_cells: int, n_genes: int) -> int:
     """One task; returns the cells."""
     from corrmask.graph import correlation_graph
@@ -98,8 +102,7 @@ def main() -> None:
             start, cpu = time.perf_counter(), cpu_seconds()
             n_cells = work(given.task, given.file, Path(name), given.cells, given.genes)
             seconds, cpu = time.perf_counter() - start, cpu_seconds() - cpu
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-            print(json.dumps({"cells": n_cells, "seconds": seconds, "cpu": cpu, "peak_gb": peak}))
+            print(json.dumps({"cells": n_cells, "seconds": seconds, "cpu": cpu, "peak_gb": peak_gb()}))
             return
         file = given.file or str(Path(name) / "cells.zarr")
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; shares are of the CPU seconds")
