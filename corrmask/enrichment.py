@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from corrmask.arguments import checked
 from corrmask.errors import InputError
 from corrmask.graph import GeneGraph
 from corrmask.rewiring import rewire
@@ -40,6 +41,7 @@ class Enrichment:
         return self.table.loc[self.table["q"] <= q, "group"].nunique() / self.n_groups
 
 
+@checked
 def read_gene_sets(path: str | Path) -> dict[str, list[str]]:
     """Gene sets of a ``.gmt`` (name, description, genes; by tab) or of a table with a header, set and gene a line.
 
@@ -79,6 +81,7 @@ def read_gene_sets(path: str | Path) -> dict[str, list[str]]:
     return sets
 
 
+@checked
 def neighbourhoods(graph: GeneGraph) -> dict[str, list[str]]:
     """Each gene with its partners: what one seed masks."""
     groups = {}
@@ -88,6 +91,7 @@ def neighbourhoods(graph: GeneGraph) -> dict[str, list[str]]:
     return groups
 
 
+@checked
 def enrich(
     groups: Mapping[str, Sequence[str]],
     gene_sets: Mapping[str, Sequence[str]],
@@ -149,6 +153,7 @@ def enrich(
     return Enrichment(table, len(in_groups), n_tests, len(position))
 
 
+@checked
 def enrich_graph(
     graph: GeneGraph, gene_sets: Mapping[str, Sequence[str]], *, by: str = "neighbourhoods", seed: int = 0
 ) -> tuple[Enrichment, Enrichment]:

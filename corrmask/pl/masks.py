@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from corrmask.arguments import checked
 from corrmask.audit.report import AuditReport
+from corrmask.errors import InputError
 from corrmask.pl.style import GREY, arm_colour, axes_of
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ _LEAKAGE = {
 }
 
 
+@checked
 def leakage(
     report: AuditReport | Mapping[str, Any],
     ax: Axes | None = None,
@@ -65,6 +68,7 @@ def leakage(
     return ax
 
 
+@checked
 def mask_frequency(report: AuditReport | Mapping[str, Any], ax: Axes | None = None) -> Axes:
     """How many genes are masked how often, by arm: the tail on the right are genes that are nearly always masked."""
     document = _document(report)
@@ -88,6 +92,7 @@ def mask_frequency(report: AuditReport | Mapping[str, Any], ax: Axes | None = No
     return ax
 
 
+@checked
 def group_sizes(report: AuditReport | Mapping[str, Any], ax: Axes | None = None) -> Axes:
     """How many of the masked genes were masked in groups of how many, by arm."""
     ax = axes_of(ax)
@@ -112,4 +117,7 @@ def group_sizes(report: AuditReport | Mapping[str, Any], ax: Axes | None = None)
 
 
 def _document(report: AuditReport | Mapping[str, Any]) -> Mapping[str, Any]:
-    return report.to_dict() if isinstance(report, AuditReport) else report
+    document = report.to_dict() if isinstance(report, AuditReport) else report
+    if not {"arms", "settings"} <= set(document):
+        raise InputError(f"the figure needs the report of an audit, got a mapping with {sorted(map(str, document))}")
+    return document

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from corrmask.arguments import checked
 from corrmask.errors import InputError
 from corrmask.pl.style import ARM_COLOURS, GREY, LABELS, MARKERS, OTHERS, arm_colour, axes_of
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@checked
 def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], ax: Axes | None = None) -> Axes:
     """Validation loss of each arm against steps: rows with ``step`` and ``validation_loss``; others are passed over."""
     ax = axes_of(ax)
@@ -27,6 +29,7 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], ax: Axes
     return ax
 
 
+@checked
 def f1_by_abundance(
     report: Mapping[str, Any],
     ax: Axes | None = None,
@@ -40,7 +43,7 @@ def f1_by_abundance(
     baselines are hollow. Types whose labels would overlap are moved apart.
     """
     ax = axes_of(ax, (9, 5.2))
-    scores = [one for one in report["scores"] if (one["classifier"], one["level"]) == (classifier, level)]
+    scores = [one for one in report.get("scores", ()) if (one["classifier"], one["level"]) == (classifier, level)]
     if not scores:
         raise InputError(f"f1_by_abundance: the report has no scores of {classifier!r} in level {level!r}")
     types = sorted(scores[0]["types"], key=lambda one: (one["fraction"], one["type"]))
@@ -80,6 +83,7 @@ def f1_by_abundance(
     return ax
 
 
+@checked
 def embedding(
     coords: np.ndarray, labels: Sequence[Any] | np.ndarray, ax: Axes | None = None, *, axis: str = "UMAP"
 ) -> Axes:
