@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from corrmask.errors import InputError, InputWarning
+from corrmask.staging import on_host
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -222,7 +223,7 @@ def tokens_of(feature: Any, column: str, name: str) -> np.ndarray:
             raise InputError(f"{name}: an example has no {column!r} (it has {', '.join(map(str, feature))})")
         feature = feature[column]
     try:
-        tokens = feature.numpy(force=True) if isinstance(feature, torch.Tensor) else np.asarray(feature)
+        tokens = feature.numpy(force=True) if isinstance(feature, torch.Tensor) else np.asarray(on_host(feature))
     except ValueError:  # lists of unequal length
         tokens = np.empty((0, 0))
     if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iu"):

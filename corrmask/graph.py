@@ -28,6 +28,7 @@ from corrmask.ops.covariance_update import panels_size, panels_within
 from corrmask.parts import kept_part
 from corrmask.progress import Progress, silent
 from corrmask.sources import check_resumable, open_sources
+from corrmask.staging import on_host
 from corrmask.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class GeneGraph:
             raise InputError(
                 f"{name}: varp has no {key!r} (it has {sorted(adata.varp)}); write one with `corrmask graph`"
             )
-        matrix = sp.coo_array(sp.csr_array(adata.varp[key]))
+        matrix = sp.coo_array(sp.csr_array(on_host(adata.varp[key])))
         weights = matrix.data.astype(np.float32)
         if np.any(matrix.row == matrix.col):
             raise InputError(f"{name}: varp[{key!r}] must have an empty diagonal; remove it (matrix.setdiag(0))")

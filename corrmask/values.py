@@ -16,6 +16,7 @@ from corrmask.collating import EpochTold, cell_ids, check_batch, tokens_of
 from corrmask.errors import InputError
 from corrmask.groups import SPECIAL, GroupTable
 from corrmask.masking import CorrMasker
+from corrmask.staging import on_host
 
 _SAMPLING_STREAM = 6  # of the draws that choose genes for a cell with more than `max_length`
 
@@ -309,7 +310,8 @@ def _values_of(example: Mapping[str, Any], n: int, name: str) -> np.ndarray:
         raise InputError(f"{name}: an example has no 'expressions' (it has {', '.join(map(str, example))})")
     given = example["expressions"]
     try:
-        values = (given.numpy(force=True) if isinstance(given, Tensor) else np.asarray(given)).astype(np.float32)
+        array = given.numpy(force=True) if isinstance(given, Tensor) else np.asarray(on_host(given))
+        values = array.astype(np.float32)
     except (TypeError, ValueError):
         values = np.empty((0, 0), dtype=np.float32)
     if values.shape != (n,) or not np.isfinite(values).all():

@@ -53,12 +53,16 @@ def leakage(
             tops = [100 * row["partner_in_cell"] for row in rows]
             ax.hlines(tops, centres - 0.46 * width, centres + 0.46 * width, color="black", linewidth=1.2)
         for bar, height, top in zip(bars, heights, tops, strict=True):
+            # Inside, where a line over the bar could be taken for what the number means.
+            inside = measure == "share" and height > 8
             ax.annotate(
                 f"{height:.0f}",
-                (bar.get_x() + bar.get_width() / 2, top),
-                (0, 3),
+                (bar.get_x() + bar.get_width() / 2, height if inside else top),
+                (0, -3 if inside else 3),
                 textcoords="offset points",
                 ha="center",
+                va="top" if inside else "baseline",
+                color="white" if inside and alpha > 0.7 else "black",
             )
     if measure == "share":
         handles.append(Line2D([], [], color="black", linewidth=1.2, label="all that could leak"))
@@ -80,9 +84,9 @@ def mask_frequency(report: AuditReport | Mapping[str, Any], ax: Axes | None = No
             share = 1 - np.linspace(0, 1, 101)
             share[-1] = 1 / frequency["genes"]  # the most masked gene
             most = max(most, frequency["genes"])
-            ax.plot(
-                100 * np.array(frequency["percentiles"]), 100 * share, color=arm_colour(arm), linewidth=2, label=arm
-            )
+            wide = 4.5 if arm in ("random", "weighted") else 2  # `levelled` and `corr` lie on them
+            at, colour = 100 * np.array(frequency["percentiles"]), arm_colour(arm)
+            ax.plot(at, 100 * share, color=colour, linewidth=wide, label=arm, zorder=4 - wide / 2)
     rate, cells = document["settings"]["rate"], document["settings"]["min_cells"]
     ax.axvline(100 * rate, color=GREY, linewidth=1, linestyle="--", label=f"rate {100 * rate:g} %", zorder=0)
     ax.set(yscale="log", xlim=(0, 100), ylim=(80 / most, 120), ylabel="genes masked at least that often (%)")

@@ -10,6 +10,7 @@ import numpy as np
 from corrmask.arguments import checked
 from corrmask.errors import InputError
 from corrmask.pl.style import ARM_COLOURS, GREY, LABELS, MARKERS, OTHERS, arm_colour, axes_of
+from corrmask.staging import on_host
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,7 +97,7 @@ def embedding(
     InputError
         Another shape.
     """
-    coords = np.asarray(coords)
+    coords = np.asarray(on_host(coords))
     if coords.ndim != 2 or coords.shape[1] != 2 or len(labels) != len(coords):
         raise InputError(f"embedding: 'coords' must be [{len(labels)}, 2], one row per label, got {list(coords.shape)}")
     ax = axes_of(ax, (7, 5))
