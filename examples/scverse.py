@@ -37,8 +37,8 @@ def main() -> AnnData:
         "T cell receptor": ["CD3D", "CD3E", "CD3G", "CD247", "LCK", "ZAP70", "CD8A", "CD8B", "CD27"],
         "phagocytes": ["LYZ", "CST3", "S100A8", "S100A9", "TYROBP", "FCER1G", "AIF1", "FCN1", "CTSS", "LST1"],
     }
-    real, rewired = enrich_graph(graph, known)
-    print(f"groups that hold a known set: {real.enriched():.0%}; of the rewired graph {rewired.enriched():.0%}")
+    real, rewired = enrich_graph(graph, known, by="modules")
+    print(f"modules that hold a known set: {real.enriched():.0%}; of the rewired graph {rewired.enriched():.0%}")
     print(enrich(modules, known, list(graph.var_names)).table.head())
     return adata
 

@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import sparse
 from test_docs import documented, resolve
 
+from corrmask import Vocabulary
 from corrmask.arguments import checked
 from corrmask.errors import InputError
 
@@ -107,3 +109,25 @@ def test_no_odd_value_gets_past_a_public_name(name: str) -> None:
         with pytest.raises(InputError) as error:
             found(**{**given, parameter: object()})
         assert "\n" not in str(error.value)
+
+
+def test_numbers_out_of_range_are_named() -> None:
+    from corrmask import CorrMasker, GroupTable, correlation_graph, pl
+    from corrmask.modules import find_modules
+    from corrmask.rewiring import rewire
+
+    counts = sparse.csr_matrix(np.random.default_rng(0).poisson(1.0, (40, 6)).astype(np.float32))
+    graph = correlation_graph(counts, min_corr=0.0)
+    groups = GroupTable.from_graph(graph, Vocabulary(graph.var_names))
+    for call, words in (
+        (lambda: rewire(graph, -1), "rewire: 'seed' must be 0 or more, got -1"),
+        (lambda: find_modules(graph, resolution=float("nan")), "'resolution' must be positive and finite, got nan"),
+        (lambda: correlation_graph(counts, device="gpu"), "'device' must be 'cpu' or a CUDA device, got 'gpu'"),
+        (lambda: correlation_graph(counts, min_cells=10**30), "'min_cells' must be in 0"),
+        (lambda: CorrMasker(groups, gene_token_range=(-1, 5)), "'gene_token_range' must be within 0 .. 10"),
+        (lambda: pl.leakage({}), "the figure needs the report of an audit"),
+        (lambda: pl.f1_by_abundance({}), "the report has no scores"),
+        (lambda: pl.collator_speed({}), "the report has no rows"),
+    ):
+        with pytest.raises(InputError, match=words):
+            call()

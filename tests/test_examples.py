@@ -30,7 +30,7 @@ CHECKS: dict[str, Any] = {
     "plain_torch": falls,
     "on_device": falls,
     "scgpt_values": falls,
-    "dataset_transform": lambda masked: masked > 700 * 5,
+    "dataset_transform": lambda masked: masked > 350 * 5,
     "levelled_masks": levels,
     "scverse": lambda adata: adata.varp["correlation"].nnz > 100 and adata.var["community"].nunique() > 2,
 }
