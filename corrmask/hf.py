@@ -183,10 +183,13 @@ class CorrMaskCollator(EpochTold):
         if self.mlm:
             unpadded = [row[:length] for row, length in zip(padded, lengths, strict=True)]
             ids = cell_ids(features, unpadded, "CorrMaskCollator")
-            plain, labels = (input_ids, torch.from_numpy(lengths), torch.from_numpy(ids)), torch.empty_like(input_ids)
-            input_ids = torch.empty_like(input_ids)
-            for epoch, rows in self.by_epoch(features, ids):
-                input_ids[rows], labels[rows] = self.masker(*(part[rows] for part in plain), epoch)
+            plain = input_ids, torch.from_numpy(lengths), torch.from_numpy(ids)
+            epochs = self.by_epoch(features, ids)
+            masked = [self.masker(*(tensor[rows] for tensor in plain), epoch) for epoch, rows in epochs]
+            input_ids, labels = masked[0]
+            if len(epochs) > 1:
+                back = np.argsort(np.concatenate([rows for _, rows in epochs]))
+                input_ids, labels = (torch.cat(parts)[back] for parts in zip(*masked, strict=True))
         else:
             labels = input_ids.masked_fill(input_ids == self.pad_token_id, -100)
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
