@@ -77,7 +77,6 @@ class Vocabulary:
             raise InputError(f"vocabulary: the median of {gene} is infinite; give a finite one or leave it out")
 
     @classmethod
-    @checked
     def from_dictionary(
         cls, tokens: Mapping[str, int], medians: Mapping[str, float] | None = None, *, origin: str = "a table"
     ) -> Vocabulary:
