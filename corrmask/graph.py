@@ -17,6 +17,7 @@ import scipy.sparse as sp
 import torch
 
 from corrmask.accumulation import accumulate, check_levels
+from corrmask.arguments import checked
 from corrmask.covariance import Covariance, no_edges
 from corrmask.distributed import ALONE, Ranks
 from corrmask.errors import InputError, InputWarning
@@ -27,6 +28,7 @@ from corrmask.ops.covariance_update import panels_size, panels_within
 from corrmask.parts import kept_part
 from corrmask.progress import Progress, silent
 from corrmask.sources import check_resumable, open_sources
+from corrmask.staging import on_host
 from corrmask.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1_000_000_000  # what the cells at hand take beside the products
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class GeneGraph:
     """Directed edges from each gene to its partners, strongest first.
@@ -74,6 +77,7 @@ class GeneGraph:
         """Among the partners of how many genes each gene is: int64 [G]; large for hubs."""
         return np.bincount(self.indices, minlength=self.n_genes)
 
+    @checked
     def hubs(self, n: int = 10) -> list[tuple[str, int]]:
         """The `n` genes that are partners of most others, and of how many."""
         degree = self.in_degree()
@@ -84,6 +88,7 @@ class GeneGraph:
         # A copy: what scipy sorts or sums in place would part the graph's weights from their partners.
         return sp.csr_array((self.weights, self.indices, self.indptr), shape=(self.n_genes, self.n_genes), copy=True)
 
+    @checked
     def to_anndata(self, adata: AnnData | None = None, key: str = "correlation") -> AnnData:
         """Genes in `var`, the graph in ``varp[key]``, provenance in ``uns["corrmask"]``; no cells.
 
@@ -127,6 +132,7 @@ class GeneGraph:
         return adata
 
     @classmethod
+    @checked
     def from_anndata(cls, adata: AnnData, key: str = "correlation", name: str = "graph") -> GeneGraph:
         """Read the graph from ``adata.varp[key]``; rows are put in order of descending |r|, then ascending gene.
 
@@ -148,7 +154,7 @@ class GeneGraph:
             raise InputError(
                 f"{name}: varp has no {key!r} (it has {sorted(adata.varp)}); write one with `corrmask graph`"
             )
-        matrix = sp.coo_array(sp.csr_array(adata.varp[key]))
+        matrix = sp.coo_array(sp.csr_array(on_host(adata.varp[key])))
         weights = matrix.data.astype(np.float32)
         if np.any(matrix.row == matrix.col):
             raise InputError(f"{name}: varp[{key!r}] must have an empty diagonal; remove it (matrix.setdiag(0))")
@@ -160,6 +166,7 @@ class GeneGraph:
         provenance = dict(adata.uns.get("corrmask", {}))
         return cls(indptr, matrix.col[order].astype(np.int32), weights[order], names, provenance)
 
+    @checked
     def write(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write ``.h5ad`` or ``.zarr``, whole or not at all.
 
@@ -180,6 +187,7 @@ class GeneGraph:
                     adata.write_zarr(temporary)
 
     @classmethod
+    @checked
     def read(cls, path: str | Path) -> GeneGraph:
         """Read what `write` wrote, or any AnnData with ``varp["correlation"]``.
 
@@ -200,6 +208,7 @@ class GeneGraph:
         return cls.from_anndata(adata, name=f"graph {str(path)!r}")
 
 
+@checked
 def correlation_graph(
     data: Any,
     *,
@@ -292,18 +301,19 @@ def correlation_graph(
     InputError
         Bad values, no common gene, a missing column, an argument out of range: one line.
     """
-    device = torch.device(device or "cpu")
+    try:
+        device = torch.device(device or "cpu")
+    except RuntimeError:
+        raise InputError(f"correlation_graph: 'device' must be 'cpu' or a CUDA device, got {device!r}") from None
     if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
         raise InputError(f"correlation_graph: device {str(device)!r} cannot be used here; use 'cpu' or a CUDA device")
-    if sign not in ("absolute", "positive"):
-        raise InputError(f"correlation_graph: 'sign' must be 'absolute' or 'positive', got {sign!r}")
-    if not isinstance(top_k, int) or top_k < 1:
+    if top_k < 1:
         raise InputError(f"correlation_graph: 'top_k' must be a whole number of at least 1, got {top_k!r}")
     if not 0 <= min_corr <= 1:
         raise InputError(f"correlation_graph: 'min_corr' must be in 0 .. 1, got {min_corr}")
     budget = min(ranks.gather(ranks.together(lambda: _gram_budget(memory, device))))
-    if min_cells < 0:
-        raise InputError(f"correlation_graph: 'min_cells' must not be negative, got {min_cells}")
+    if not 0 <= min_cells < 2**63:
+        raise InputError(f"correlation_graph: 'min_cells' must be in 0 .. 2**63 - 1, got {min_cells}")
     if resume and checkpoint is None:
         raise InputError("correlation_graph: 'resume' needs the folder that was given as 'checkpoint'")
     if checkpoint is not None and ranks.world > 1:

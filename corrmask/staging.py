@@ -92,3 +92,9 @@ def unpack(packed: torch.Tensor, arrays: tuple[np.ndarray, ...]) -> tuple[torch.
         parts.append(packed[start : start + array.nbytes].view(dtype).view(array.shape))
         start += _padded(array)
     return tuple(parts)
+
+
+def on_host(array: Any) -> Any:
+    """An array or sparse matrix of cupy, such as rapids-singlecell's, copied to the host; all else as it is."""
+    is_cupy = type(array).__module__.split(".")[0] in ("cupy", "cupyx")
+    return array.get() if is_cupy and hasattr(array, "get") else array

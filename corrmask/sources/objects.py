@@ -15,6 +15,7 @@ from corrmask.sources.checks import check_shape
 from corrmask.sources.cutting import Block, csr_blocks, dense_blocks, held
 from corrmask.sources.source import Reader
 from corrmask.sources.store import StoreReader, choose_gene_names, layer_name, no_matrix
+from corrmask.staging import on_host
 
 
 class ObjectReader:
@@ -64,8 +65,7 @@ def host_matrix(matrix: Any, name: str) -> Any:
             matrix = sparse.csr_array((data, indices, indptr), shape=tuple(matrix.shape))
         else:
             raise InputError(f"{name}: a tensor of layout {matrix.layout}; convert it with .to_sparse_csr()")
-    elif hasattr(matrix, "get") and type(matrix).__module__.split(".")[0] in ("cupy", "cupyx"):
-        matrix = matrix.get()
+    matrix = on_host(matrix)
     if sparse.issparse(matrix):
         matrix = matrix.tocsr()
     elif isinstance(matrix, np.ndarray):
