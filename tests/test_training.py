@@ -6,6 +6,8 @@ import json
 import math
 import shutil
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -144,10 +146,43 @@ def test_training_depends_on_each_part_of_the_settings(inputs, tmp_path):
     assert (tmp_path / "same" / "model.safetensors").read_bytes() == (tmp_path / "0" / "model.safetensors").read_bytes()
 
 
-def test_bf16_trains_on_the_cpu_when_asked(inputs, tmp_path):
-    record = pretrain(inputs[0], tmp_path / "m", tiny.settings(steps=2, precision="bf16"), graph=inputs[1])
+def test_bf16_learns_on_the_cpu_when_asked(inputs, tmp_path):
+    settings = tiny.settings(mask="random", steps=200, checkpoint_every=200, lr=1e-2, precision="bf16")
+    record = pretrain(inputs[0], tmp_path / "m", settings)
     assert record["settings"]["precision"] == "bf16"
+    assert record["validation"]["loss"] < math.log(60) - 0.8 * math.log(2)
     assert BertForMaskedLM.from_pretrained(tmp_path / "m").dtype == torch.float32
+
+
+def test_balanced_labels(tmp_path, capsys):
+    """Of 120 cells 12 are of the rarer kind, one of which has lost its label; half of those that are read are."""
+    adata = tiny.cells()
+    kind = np.where(np.arange(120) % 10 == 0, "rare", "common").astype(object)
+    kind[30] = None
+    adata.obs["kind"] = pd.Categorical(kind)
+    corpus, _ = tiny.write_inputs(tmp_path, adata)
+    train, _ = split_cells(120, 0.2, 0)
+    assert {0, 10, 30} <= set(train)
+    opened, read = Corpus.open(corpus), []
+    batch = opened.batch
+    opened.batch = lambda rows, max_len: read.extend(rows) or batch(rows, max_len)
+    settings = tiny.settings(mask="random", steps=60, balance="kind", validate_cells=1, checkpoint_every=60)
+    record = pretrain(opened, tmp_path / "m", settings)
+    assert record["settings"]["balance"] == "kind"
+    assert record["cells"]["without_label"] == 1
+    trained = [row for row in read if row in set(train)]
+    assert len(trained) == 60 * 16
+    assert 30 not in trained
+    share = sum(row % 10 == 0 for row in trained) / len(trained)
+    assert abs(share - 0.5) < 5 * 0.5 / len(trained) ** 0.5
+    arguments = ["--corpus", corpus, "-o", tmp_path / "c", *tiny.options(mask="random", steps=2)]
+    assert "no obs column 'donor'" in fails(capsys, *arguments, "--balance", "donor")
+    assert not (tmp_path / "c").exists()
+    with pytest.raises(SystemExit):
+        main(["pretrain", *map(str, arguments), "--balance", "kind"])
+    printed = capsys.readouterr()
+    assert "each label of 'kind' equally often" in printed.out
+    assert "1 training cells without a label in 'kind'" in printed.err
 
 
 def test_corpus_of_one_cell(tmp_path):

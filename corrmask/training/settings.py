@@ -15,8 +15,8 @@ from corrmask.errors import InputError
 from corrmask.graph import GeneGraph
 from corrmask.model import choose_device
 
-# These decide what is written beside the weights, and when; a run may be resumed with others.
-_WITHOUT_EFFECT = ("validate_every", "validate_cells", "checkpoint_every", "keep")
+# These decide what is written beside the weights, and when, or where all of it lies; a run may be resumed with others.
+_WITHOUT_EFFECT = ("validate_every", "validate_cells", "checkpoint_every", "keep", "shard")
 _WHOLE = {
     "steps": 1,
     "epochs": 1,
@@ -66,6 +66,9 @@ class Settings:
     expand_from, expand_steps
         `expand` rises linearly from `expand_from` and stands at its own value from update `expand_steps` on (by default
         the last).
+    balance
+        A column of `obs`, each of whose labels is trained on equally often (`corrmask.order.BalancedOrder`): cells are
+        drawn with replacement, those without a label never. None reads each cell once an epoch.
     held_out
         Share of the cells that are held out for validation.
     validate_every, validate_cells
@@ -78,6 +81,11 @@ class Settings:
         Of split, weights, order, masks and dropout: 0 .. 2**63 - 1.
     device, precision, threads
         "auto" is CUDA where there is one, and bf16 autocast where CUDA has it, else fp32. `threads` of torch.
+    shard
+        Spread weights, gradients and moments over the processes that `torchrun` started (FSDP2), for a model that one
+        device does not hold. Without it each process holds all (DDP), which is faster.
+    compile
+        Let `torch.compile` fuse the layers' pointwise work.
     """
 
     mask: str = "corr"
@@ -100,6 +108,7 @@ class Settings:
     expand_from: float | None = None
     expand_steps: int | None = None
     max_group: int | None = None
+    balance: str | None = None
     held_out: float = 0.05
     validate_every: int | None = None
     validate_cells: int = 4096
@@ -109,6 +118,8 @@ class Settings:
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int | None = None
+    shard: bool = False
+    compile: bool = False
 
     def check(self) -> None:
         """Raise InputError, one line, for a setting out of range or two that exclude each other."""
@@ -177,8 +188,9 @@ def difference(recorded: dict[str, Any], settings: Settings) -> str | None:
     """The first setting that changes the result and differs from the recorded one, in words; None if none does."""
     for one in fields(settings):
         name, value = one.name, getattr(settings, one.name)
-        if name not in _WITHOUT_EFFECT and recorded.get(name) != value:
-            return f"{name!r} was {recorded.get(name)!r} and is now {value!r}"
+        before = recorded.get(name, one.default)  # a setting that came later was as it is by default
+        if name not in _WITHOUT_EFFECT and before != value:
+            return f"{name!r} was {before!r} and is now {value!r}"
     return None
 
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from corrmask.distributed import ALONE, Ranks
 from corrmask.errors import InputError
-from corrmask.packing import Packed, loss_sum, pack
+from corrmask.packing import Packed, loss_sum, masked_logits, pack
 from corrmask.training.schedule import dropout_seed, learning_rate
 from corrmask.training.settings import Settings
+from corrmask.training.sharding import shard, whole
 
 
 def build_optimizer(model: Any, settings: Settings) -> torch.optim.AdamW:
@@ -34,7 +35,7 @@ def autocast(settings: Settings, device: torch.device) -> AbstractContextManager
 
 
 class Objective(torch.nn.Module):
-    """The summed loss of a packed batch as a module, which is what DistributedDataParallel takes."""
+    """What is asked of a model, as a module: DistributedDataParallel and FSDP2 take hold where modules are called."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -44,13 +45,18 @@ class Objective(torch.nn.Module):
         """Cross entropy (nats) at the masked genes, summed."""
         return loss_sum(self.model, batch)
 
+    def logits(self, batch: Packed) -> Tensor:
+        """Logits at the masked genes: [M, V]."""
+        return masked_logits(self.model, batch)
 
-def shared(model: Any, ranks: Ranks) -> torch.nn.Module:
-    """The objective, its gradients averaged over all ranks."""
-    objective = Objective(model)
-    if ranks.world == 1:
+
+def shared(objective: Objective, settings: Settings, ranks: Ranks) -> torch.nn.Module:
+    """The objective on this rank's device, its gradients averaged over all ranks."""
+    if settings.shard and ranks.world > 1:
+        shard(objective, ranks)
         return objective
-    return torch.nn.parallel.DistributedDataParallel(objective)
+    objective.to(ranks.device)
+    return objective if ranks.world == 1 else torch.nn.parallel.DistributedDataParallel(objective)
 
 
 def update(
@@ -108,7 +114,8 @@ def update(
     loss = total * (ranks.world / n)  # times world, for gradients are averaged over the ranks
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(objective.parameters(), settings.clip if settings.clip > 0 else math.inf)
+    clip = settings.clip if settings.clip > 0 else math.inf
+    norm = whole(torch.nn.utils.clip_grad_norm_(objective.parameters(), clip))
     values = {"loss": ranks.sum([total.item()])[0] / n, "lr": rate, "grad_norm": norm.item()}
     values |= {"masked": n_masked, "cells": n_cells, "tokens": n_tokens}
     check_finite(f"step {step + 1}", loss=values["loss"], grad_norm=values["grad_norm"])
