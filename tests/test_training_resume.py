@@ -24,7 +24,7 @@ from corrmask.errors import InputError
 from corrmask.training import pretrain
 from corrmask.training.log import read_metrics, truncate
 
-TIMINGS = {"seconds", "cells_per_second", "tokens_per_second", "wait_share"}
+TIMINGS = {"seconds", "cells_per_second", "tokens_per_second", "wait_share", "tflops", "mfu"}
 
 
 def log_of(folder):

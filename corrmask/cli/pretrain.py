@@ -74,6 +74,13 @@ def pretrain(
         int | None,
         typer.Option(help="Threads on the CPU; they change rounding. \\[default: torch's]", show_default=False),
     ] = None,
+    peak: Annotated[
+        float | None,
+        typer.Option(
+            help="TFLOP/s of a device, of which the share used is logged. \\[default: as published, where known]",
+            show_default=False,
+        ),
+    ] = None,
     shard: Annotated[
         bool, typer.Option("--shard", help="Spread weights and moments over torchrun's processes (FSDP2).")
     ] = False,
@@ -130,6 +137,7 @@ def pretrain(
         device=device,
         precision=precision,  # type: ignore[arg-type]  # checked there
         threads=threads,
+        peak=peak,
         shard=shard,
         compile=compile,
     )
@@ -169,6 +177,8 @@ def _print(output: Path, record: dict[str, Any]) -> None:
         )
     if settings["balance"] is not None:
         lines.append(f"each label of {settings['balance']!r} equally often")
+    if record["mfu"] is not None:
+        lines.append(f"model FLOP utilisation {record['mfu']:.1%} of {settings['peak']:,.4g} TFLOP/s a device")
     lines.append(f"waited for masked cells {record['waited']:.2%} of the training time")
     console.out.print("\n".join(lines), markup=False)
     if cells["without_tokens"]:

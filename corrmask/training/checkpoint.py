@@ -75,7 +75,9 @@ def write_checkpoint(
         def write_moments() -> dict[str, str]:
             if ranks.rank > 0 and not sharded:
                 return {}
-            name = _OPTIMIZER + (f"-{ranks.rank + 1:05d}-of-{ranks.world:05d}.safetensors" if sharded else ".safetensors")
+            name = _OPTIMIZER + (
+                f"-{ranks.rank + 1:05d}-of-{ranks.world:05d}.safetensors" if sharded else ".safetensors"
+            )
             with explaining(target, folder):
                 save_file(moments(model, optimizer), folder / name)
                 return {name: _hash(folder / name)}

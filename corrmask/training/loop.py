@@ -23,7 +23,7 @@ from corrmask.order import batches_per_epoch, shuffled
 from corrmask.progress import Progress, silent
 from corrmask.training import output as run_folder
 from corrmask.training.checkpoint import newest_checkpoint, read_optimizer, remove_leftovers, write_checkpoint
-from corrmask.training.log import Log, read_metrics, waited_share
+from corrmask.training.log import Log, read_metrics, share_of_time
 from corrmask.training.schedule import expand_share
 from corrmask.training.settings import Settings, graph_hash, plain
 from corrmask.training.step import Objective, build_optimizer, shared, update
@@ -167,6 +167,7 @@ class _Run:
             rows=self.train_rows,
             seed=settings.seed,
             balance=settings.balance,
+            packed=True,
             masker=self.masker,
             expand=self._expand,
             rank=ranks.rank,
@@ -260,9 +261,7 @@ class _Run:
             for batch in batches:
                 step = batch.step
                 assert batch.labels is not None
-                values = update(
-                    trained, optimizer, step, batch.input_ids, batch.labels, batch.lengths, settings, ranks
-                )
+                values = update(trained, optimizer, step, batch.input_ids, batch.labels, batch.lengths, settings, ranks)
                 seconds = time.perf_counter() - started
                 values |= {
                     "epoch": batch.epoch,
@@ -271,7 +270,10 @@ class _Run:
                     "cells_per_second": values["cells"] / seconds,
                     "tokens_per_second": values["tokens"] / seconds,
                     "wait_share": (loader.waited - waited) / seconds,
+                    "tflops": values.pop("tflop") / seconds,
                 }
+                if settings.peak is not None:
+                    values["mfu"] = values["tflops"] / (settings.peak * ranks.world)
                 done = step + 1
                 if log is not None:
                     log.write("train", done, values)
@@ -303,7 +305,8 @@ class _Run:
         self.record |= {
             "finished": True,
             "validation": validations[-1] if validations else None,
-            "waited": waited_share(lines),
+            "waited": share_of_time(lines, "wait_share"),
+            "mfu": share_of_time(lines, "mfu"),
         }
         run_folder.finish(self.folder, checkpoint, self.record)
         return self.record
