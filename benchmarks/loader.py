@@ -2,10 +2,11 @@
 
     python benchmarks/loader.py --cells 200000 --seconds 4
 
-Each run is a process of its own that reads a corpus of 1,490 tokens a cell (padded, masked or not) for so many seconds.
+Each run is a process of its own that reads a corpus of 1,490 tokens a cell, padded, masked or not, for so many seconds.
 "Cold": before it starts the corpus is flushed and dropped from the page cache (posix_fadvise DONTNEED; less than 1 %
-may stay), so that opening and reading wait for the disk; the disk's own cache is not ours to empty. CPU is of all processes
-of the run; "others" says how many cores were busy with anything else meanwhile: near 0 the clock can be trusted.
+may stay), so that opening and reading wait for the disk; the disk's own cache is not ours to empty. CPU is of all
+processes of the run; "others" says how many cores were busy with anything else meanwhile: near 0 the clock can be
+trusted.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
 
 BATCH, WIDTH, MEAN = 64, 2048, 1480
 

@@ -72,7 +72,7 @@ def work(layers: int, hidden: int, intermediate: int, vocabulary: int, length: f
 
 
 def published_share() -> float:
-    """Share of an H100's bf16 peak that the published consumption comes to, counted as 6 operations a weight and token."""
+    """Share of an H100's bf16 peak that the published consumption comes to, at 6 operations a weight and token."""
     peak = published_tflops("H100", "bf16")
     assert peak is not None
     return 6 * 51e6 * 1024 * CONSUMED.value / (1e12 * peak)
