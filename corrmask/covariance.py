@@ -34,7 +34,7 @@ def no_edges(n_genes: int, top_k: int, device: torch.device | str | None = None)
 
 
 class Covariance:
-    """Accumulators (cells, sums, Gram) of log1p-normalised counts. They add up: over chunks, files, devices and machines.
+    """Accumulators (cells, sums, Gram) of log1p-normalised counts. They add up: over chunks, devices and machines.
 
     Genes stand by rank: by falling frequency in the first chunk. Sums are kept for each set of genes that was measured.
 

@@ -83,6 +83,7 @@ def test_nothing_is_copied() -> None:
         assert_array_equal(chunk.counts.indptr, counts.indptr[chunk.start : chunk.start + 101] - low)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse")
 def test_a_tensor_of_another_device_is_fetched() -> None:
     counts = counts_of()
     tensor = torch.sparse_csr_tensor(

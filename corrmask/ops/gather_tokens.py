@@ -101,8 +101,8 @@ def gather_tokens(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Read rows into a batch, the first `max_len` tokens of each. Exact.
 
-    On CUDA the rows lie in the device's memory (`TokenChunks.to`), and the batch comes there. Since its size hangs on the
-    rows, the host waits for the device once.
+    On CUDA the rows lie in the device's memory (`TokenChunks.to`), and the batch comes there. Since its size hangs on
+    the rows, the host waits for the device once.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Cells that lie in the memory of a device already: a CSR of cupy (rapids-singlecell) or of torch, taken without a copy."""
+"""Cells that lie in the memory of a device: a CSR of cupy (as of rapids-singlecell) or torch, taken without a copy."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def rows_on(matrix: Any, device: torch.device | str | None) -> DeviceRows | None
         return None
     if is_cupy(matrix) and hasattr(matrix, "indptr"):
         parts = tuple(torch.from_dlpack(part) for part in (matrix.indptr, matrix.indices, matrix.data))
-    elif isinstance(matrix, Tensor) and matrix.layout == torch.sparse_csr and not matrix.device.type == "cpu":
+    elif isinstance(matrix, Tensor) and matrix.layout == torch.sparse_csr and matrix.device.type != "cpu":
         parts = matrix.crow_indices(), matrix.col_indices(), matrix.values().detach()
     else:
         return None
