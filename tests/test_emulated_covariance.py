@@ -146,6 +146,21 @@ def test_more_cells_than_a_block() -> None:
     assert_equals_the_operator(arguments, got, y)
 
 
+def test_pieces_add_up_to_the_value() -> None:
+    """Three of bfloat16 hold all 24 bits of it, two of TF32 at least 22."""
+    rng = np.random.default_rng(0)
+    values = (rng.standard_normal(20_000) * np.exp(rng.uniform(-20, 20, 20_000))).astype(np.float32)
+    values[:4] = [0, 1, 1 + 2**-23, 2 - 2**-23]
+    bf16x3, tf32x2, second = np.zeros(20_000), np.zeros(20_000), np.zeros((20_000, 2))
+    function = library("covariance").pieces
+    function.restype = None
+    function(pointer(values), WORD(len(values)), *map(pointer, (bf16x3, tf32x2, second)))
+    assert (bf16x3 == values).all()
+    assert (np.abs(tf32x2 - values) <= 2.0**-22 * np.abs(values)).all()
+    assert (np.abs(second) <= np.abs(values)[:, None] * [2.0**-8, 2.0**-11]).all(), "rounded, not cut"
+    assert (second != 0).any(axis=0).all()
+
+
 @pytest.mark.parametrize("pieces", ["bf16x3", "tf32x2"])
 def test_the_bound_holds_where_float32_misses_it(pieces: str) -> None:
     y = hard_genes(1000, np.random.default_rng(3))[:, 2:40]

@@ -78,6 +78,29 @@ void run(const CountRows<Index, Count>& rows, const int64_t* levels, int64_t n_l
                              chosen);                                                                                  \
   }
 
+// The sum of the pieces of a value, and the largest of them but the first.
+template <class Split>
+double put_together(float value, double* second) {
+  float left[Split::kCellsPerWord] = {};
+  left[0] = value;
+  double sum = 0;
+  for (int p = 0; p < Split::kPieces; ++p) {
+    const uint32_t word = Split::take(left);
+    const double piece = emulation::number(Split::kCellsPerWord == 2 ? word << 16 : word);
+    if (p == 1) *second = piece;
+    sum += piece;
+  }
+  return sum;
+}
+
+extern "C" __attribute__((visibility("default"))) void pieces(const float* values, int64_t n, double* bf16x3,
+                                                              double* tf32x2, double* second) {
+  for (int64_t i = 0; i < n; ++i) {
+    bf16x3[i] = put_together<Bf16x3>(values[i], second + 2 * i);
+    tf32x2[i] = put_together<Tf32x2>(values[i], second + 2 * i + 1);
+  }
+}
+
 UPDATE(update_bf16x3_int32_float64, Bf16x3, int32_t, double)
 UPDATE(update_tf32x2_int32_float64, Tf32x2, int32_t, double)
 UPDATE(update_bf16x3_int64_float32, Bf16x3, int64_t, float)
