@@ -98,14 +98,14 @@ def rows_on(matrix: Any, device: torch.device | str | None) -> DeviceRows | None
     if device is None:
         return None
     if is_cupy(matrix) and hasattr(matrix, "indptr"):
-        parts = tuple(torch.from_dlpack(part) for part in (matrix.indptr, matrix.indices, matrix.data))
+        indptr, indices, data = (torch.from_dlpack(part) for part in (matrix.indptr, matrix.indices, matrix.data))
     elif isinstance(matrix, Tensor) and matrix.layout == torch.sparse_csr and matrix.device.type != "cpu":
-        parts = matrix.crow_indices(), matrix.col_indices(), matrix.values().detach()
+        indptr, indices, data = matrix.crow_indices(), matrix.col_indices(), matrix.values().detach()
     else:
         return None
     device = torch.device(device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
-    if parts[0].device != device:
+    if indptr.device != device:
         return None
-    return DeviceRows(*parts, (int(matrix.shape[0]), int(matrix.shape[1])))
+    return DeviceRows(indptr, indices, data, (int(matrix.shape[0]), int(matrix.shape[1])))

@@ -10,10 +10,10 @@
 //
 // What bounds it, on paper (H200: 132 SMs at 1.75 GHz, a clock 32 words of shared memory each; bf16 by mma.sync at 500
 // TFLOP/s; 4.3 TB/s), for 20,000 genes, 1,500 nonzeros a cell and the log-normal skew of the benchmarks. Tiles, up to
-// an eighth of the cells, 3,270 genes: 6 products, 64 MFLOP a cell, 0.13 us. Strips: 2.6 M FMAs a cell, of which 64
-// take 3 words a lane (two of the strip, one for the entry), 0.52 us; strips cleared and filled, 0.07 us. Rare pairs,
+// an eighth of the cells, 3,270 genes: 6 products, 64 MFLOP a cell, 0.13 us. Strips: 2.5 M FMAs a cell, of which 64
+// take 3 words a lane (two of the strip, one for the entry), 0.51 us; strips cleared and filled, 0.11 us. Rare pairs,
 // below 1 in 64, 9,660 genes: 1,300 a cell, 0.02 us (0.1 us as strips, with their empty visits). The matrix read and
-// written once in a chunk of 10,700 cells, 0.07 us. In all 0.8 us: 1.2 M cells/s. What would bring it to 2 M: pieces
+// written once in a chunk of 10,700 cells, 0.07 us. In all 0.84 us: 1.2 M cells/s. What would bring it to 2 M: pieces
 // that need three products (two of float16, scaled by gene) on wgmma, so that tiles pay down to 1 in 32 and strips
 // halve.
 #pragma once
