@@ -1,7 +1,7 @@
 """Registers, spills and shared memory of every CUDA kernel: ``python benchmarks/cuda_resources.py [-a 80,90,100]``.
 
-Compiles csrc/cuda with nvcc, as the build does, and reads what ptxas says; needs no GPU. Exits with 1 where nvcc warns or a
-kernel spills.
+Compiles csrc/cuda with nvcc, as the build does, and reads what ptxas says; needs no GPU. Exits with 1 where nvcc warns
+or a kernel spills.
 """
 
 from __future__ import annotations
