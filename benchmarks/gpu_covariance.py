@@ -113,6 +113,8 @@ def products(scale: Scale, counts: Any) -> Iterator[tuple[str, Callable[[], Any]
 
 def syrk(dense: Tensor, gram: Tensor) -> Tensor:
     """gram += dense.T @ dense, one triangle of it, by the cuBLAS that torch has loaded."""
+    if not dense.is_cuda:
+        raise OSError("needs a GPU")
     loaded = re.search(r"\S*/libcublas\.so\S*", Path("/proc/self/maps").read_text())
     if loaded is None:
         raise OSError("torch has loaded no cuBLAS")
@@ -152,6 +154,8 @@ _compiled: list[Any] = []
 
 def atomics(whole: Tensor, gram: Tensor) -> Tensor:
     """As rapids-singlecell adds: a block to a cell, each product to a dense float32 matrix, whichever comes first."""
+    if not whole.is_cuda:
+        raise OSError("needs a GPU")
     if not _compiled:
         _compiled.append(torch.cuda._compile_kernel(_PAIRS, "pairs"))  # torch's NVRTC, from 2.9 on
     n_cells, n_genes = whole.shape
