@@ -21,6 +21,8 @@ from corrmask.moments import Moments
 from corrmask.parts import Part
 from corrmask.progress import Progress
 from corrmask.sources import Chunk, Source
+from corrmask.sources.device import DeviceRows
+from corrmask.staging import column_counts
 
 _FIRST_CELLS = 2048  # of each set of genes, to see how frequent they are
 
@@ -36,6 +38,10 @@ class Done:
     chunks: list[tuple[int, int, str]] = field(default_factory=list)  # source, first cell and hash of each
 
     def add(self, source: int, chunk: Chunk) -> None:
+        if isinstance(chunk.counts, DeviceRows):
+            self.n_empty += chunk.counts.n_empty()
+            self.chunks.append((source, chunk.start, chunk.counts.digest().hex()))
+            return
         self.n_empty += int((np.asarray(chunk.counts.sum(axis=1)) == 0).sum())
         digest = hashlib.blake2b(digest_size=16)
         for part in (np.diff(chunk.counts.indptr), chunk.counts.indices, chunk.counts.data):
@@ -225,6 +231,6 @@ def _frequency(sources: list[Source], genes: np.ndarray) -> np.ndarray:
     for source in {frozenset(source.genes): source for source in reversed(sources)}.values():
         places = _places(source, genes)
         counts = next(source.chunks(max_cells=_FIRST_CELLS, workers=0)).counts
-        total[places] += np.bincount(counts.indices, minlength=len(places)) / counts.shape[0]
+        total[places] += column_counts(counts, len(places)) / counts.shape[0]
         n_sets[places] += 1
     return total / n_sets

@@ -88,6 +88,20 @@ class GeneGraph:
         # A copy: what scipy sorts or sums in place would part the graph's weights from their partners.
         return sp.csr_array((self.weights, self.indices, self.indptr), shape=(self.n_genes, self.n_genes), copy=True)
 
+    def to_cupy(self) -> Any:
+        """`to_scipy` in the memory of cupy's current device: `cupyx.scipy.sparse.csr_matrix` [G, G].
+
+        Raises
+        ------
+        InputError
+            cupy is not installed.
+        """
+        try:
+            from cupyx.scipy.sparse import csr_matrix
+        except ImportError:
+            raise InputError("to_cupy: cupy is not installed; `pip install cupy-cuda13x`, or use to_scipy()") from None
+        return csr_matrix(sp.csr_matrix(self.to_scipy()))
+
     @checked
     def to_anndata(self, adata: AnnData | None = None, key: str = "correlation") -> AnnData:
         """Genes in `var`, the graph in ``varp[key]``, provenance in ``uns["corrmask"]``; no cells.
@@ -262,7 +276,8 @@ def correlation_graph(
     target_sum
         Counts per cell after normalisation.
     device
-        "cpu" (or None), or a CUDA device: the products are formed there, chunks are read on the host and copied.
+        "cpu" (or None), or a CUDA device: the products are formed there, chunks are read on the host and copied. Cells
+        that lie there already, in a CSR of cupy (as of rapids-singlecell) or torch, are taken without a copy.
     matrix
         "X", "raw" or "layers/NAME" of each file.
     gene_column
@@ -322,7 +337,9 @@ def correlation_graph(
         )
     if not 0 < target_sum < np.inf:
         raise InputError(f"correlation_graph: 'target_sum' must be positive and finite, got {target_sum}")
-    sources = ranks.together(lambda: open_sources(data, matrix=matrix, gene_column=gene_column, normalized=normalized))
+    sources = ranks.together(
+        lambda: open_sources(data, matrix=matrix, gene_column=gene_column, normalized=normalized, device=device)
+    )
     renaming = name_by_id(sources, gene_map, prefer=() if vocabulary is None else vocabulary.genes)
     genes = united_genes(sources)
     if isinstance(within, str):

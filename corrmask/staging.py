@@ -43,8 +43,8 @@ class Staging:
 
     def copy(self, *arrays: np.ndarray) -> tuple[torch.Tensor, ...]:
         """The arrays on the device, ready for its current stream."""
-        if self.device.type == "cpu":  # torch warns of read-only memory
-            return tuple(torch.from_numpy(np.require(array, requirements=["C", "W"])) for array in arrays)
+        if self.device.type == "cpu":
+            return tuple(map(writable, arrays))
         current = torch.cuda.current_stream(self.device)
         now = current.record_event()
         if self._before is not None:
@@ -68,7 +68,7 @@ class Staging:
             self._buffers[0] = torch.empty(size + size // 4, dtype=torch.uint8, pin_memory=pinned)
         packed = self._buffers[0][:size]
         for part, array in zip(unpack(packed, arrays), arrays, strict=True):
-            np.copyto(part.numpy(), array)
+            part.copy_(writable(array))  # by torch's threads: one of numpy's is slower than the bus
         return packed
 
 
@@ -78,6 +78,11 @@ def column_counts(matrix: Any, n_columns: int) -> np.ndarray:
     if sp.issparse(matrix):
         return np.bincount(matrix.indices[::step], minlength=n_columns)
     return torch.bincount(torch.from_dlpack(matrix.indices)[::step], minlength=n_columns).cpu().numpy()
+
+
+def writable(array: np.ndarray) -> torch.Tensor:
+    """The array as a tensor, copied where it is read-only, of which torch would warn."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def _padded(array: np.ndarray) -> int:

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from corrmask.errors import InputError
 from corrmask.sources.ahead import READERS, ahead
 from corrmask.sources.checks import check_counts, is_ascending
 from corrmask.sources.cutting import Block, Load
+from corrmask.sources.device import DeviceRows
 
 
 class Chunk(NamedTuple):
@@ -24,7 +24,9 @@ class Chunk(NamedTuple):
     `counts` may share memory with the object that it came from: read it, do not write to it.
     """
 
-    counts: sparse.csr_array  # [n, n_genes] float32 or float64; each column at most once in a row, in any order
+    # sparse.csr_array [n, n_genes] of float32 or float64; each column at most once in a row, in any order. DeviceRows
+    # where the cells lie on a device and were opened there.
+    counts: Any
     obs: pd.DataFrame  # [n] rows, the columns asked for; its index holds the cells' names
     start: int  # row of the first cell in the source
 
@@ -152,6 +154,9 @@ class Source:
 
     def _chunk(self, start: int, load: Load, columns: list[str]) -> Chunk:
         counts = load()
+        if isinstance(counts, DeviceRows):
+            counts.check(name=self.name, start=start, normalized=self.normalized)
+            return Chunk(counts, self.reader.obs(columns, start, start + counts.shape[0]), start)
         check_counts(counts, name=self.name, start=start, normalized=self.normalized)
         if not (is_ascending(counts) or counts.has_canonical_format):
             counts = counts.copy()  # summing sorts in place, and this memory may be the user's
