@@ -99,7 +99,11 @@ def unpack(packed: torch.Tensor, arrays: tuple[np.ndarray, ...]) -> tuple[torch.
     return tuple(parts)
 
 
+def is_cupy(array: Any) -> bool:
+    """Whether an array or sparse matrix is of cupy, as rapids-singlecell's are; cupy is not imported for it."""
+    return type(array).__module__.split(".")[0] in ("cupy", "cupyx")
+
+
 def on_host(array: Any) -> Any:
-    """An array or sparse matrix of cupy, such as rapids-singlecell's, copied to the host; all else as it is."""
-    is_cupy = type(array).__module__.split(".")[0] in ("cupy", "cupyx")
-    return array.get() if is_cupy and hasattr(array, "get") else array
+    """What is of cupy copied to the host; all else as it is."""
+    return array.get() if is_cupy(array) and hasattr(array, "get") else array

@@ -16,6 +16,7 @@ from corrmask.errors import InputError
 from corrmask.sources.checks import LARGEST_LOG1P, check_counts
 from corrmask.sources.cutting import check_indptr, cut
 from corrmask.sources.faults import damaged
+from corrmask.staging import is_cupy
 
 _COUNTS = (torch.float32, torch.float64, torch.int32, torch.int64)
 
@@ -86,11 +87,6 @@ class DeviceRows:
     def _fetched(self) -> sparse.csr_array:
         data, indices, indptr = (part.cpu().numpy() for part in (self.data, self.indices, self.indptr))
         return sparse.csr_array((np.asarray(data, np.float64), indices, indptr), shape=self.shape)
-
-
-def is_cupy(matrix: Any) -> bool:
-    """Whether `matrix` is of cupy, without importing it for the question."""
-    return type(matrix).__module__.split(".")[0] in ("cupy", "cupyx")
 
 
 def rows_on(matrix: Any, device: torch.device | str | None) -> DeviceRows | None:
