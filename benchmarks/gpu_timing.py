@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -67,6 +68,14 @@ class Scale:
         """Wait for the device."""
         if self.device != "cpu":
             torch.cuda.synchronize()
+
+    def release(self) -> None:
+        """Give the device the memory back that peers left in pools."""
+        if self.device == "cpu":
+            return
+        torch.cuda.empty_cache()
+        if "cupy" in sys.modules:
+            sys.modules["cupy"].get_default_memory_pool().free_all_blocks()
 
 
 @dataclass
