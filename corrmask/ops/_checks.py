@@ -75,7 +75,7 @@ def scalar_tensor(op: str, name: str, value: int | Tensor, high: int, batch: Ten
             raise ValueError(
                 f"corrmask.{op}: {name!r} must be an int or an int64 tensor of one element, got {describe(value)}"
             )
-        if not value.is_cpu:  # a kernel for its device would be chosen, or read what is not its own
+        if value.device.type != "cpu":  # a kernel for its device would be chosen, or read what is not its own
             check_devices(op, batch, **{name: value})
         return value
     check_integer(op, name, value, 0, high)
