@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def covariance(scale: Scale, rates: Rates) -> Iterator[str]:
             yield not_run(n_piece, name, error)
             continue
         yield row(n_cells, f"{name} ({n_piece:,} cells, as many times)", peer * n_cells / n_piece, ms)
+    scale.release()
     yield from tiles(scale, rates)
 
 
@@ -105,9 +107,7 @@ def products(scale: Scale, counts: Any) -> Iterator[tuple[str, Callable[[], Any]
     yield "dense float32 product by cuBLAS (syrk)", lambda: syrk(on_device().to_dense(), gram)
     yield "torch sparse CSR @ CSR", lambda: on_device().to_sparse_csc().transpose(0, 1) @ on_device()
     if packages.has("cupy"):
-        import cupyx.scipy.sparse as csp
-
-        yield "cupyx X.T @ X", lambda: (lambda x: x.T @ x)(csp.csr_matrix(normalised))
+        yield "cupyx X.T @ X", lambda: (lambda x: x.T @ x)(import_module("cupyx.scipy.sparse").csr_matrix(normalised))
     yield "float atomics, every pair of a cell (restated)", lambda: atomics(on_device(), gram)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -29,22 +30,25 @@ class Scale:
     reached: dict[str, float] = field(default_factory=dict)  # what the targets are compared with
 
     def milliseconds(self, run: Callable[[], Any], *, rounds: int = 20, warm_up: int = 3) -> float:
-        """Median time of a call on the current stream."""
+        """Median time of a call on the current stream; short ones in a row, or their way to the device is timed."""
         if self.device == "cpu":
             started = time.perf_counter()
             run()
             return 1e3 * (time.perf_counter() - started)
         for _ in range(warm_up):
             run()
-        times = []
-        for _ in range(rounds):
+
+        def each_of(calls: int) -> float:
             before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             before.record()
-            run()
+            for _ in range(calls):
+                run()
             after.record()
             after.synchronize()
-            times.append(before.elapsed_time(after))
-        return statistics.median(times)
+            return before.elapsed_time(after) / calls
+
+        calls = max(1, min(100, round(1 / max(each_of(1), 0.01))))
+        return statistics.median(each_of(calls) for _ in range(rounds))
 
     def replayed(self, run: Callable[[], Any]) -> Callable[[], Any]:
         """The same as replays of a CUDA graph."""
@@ -64,6 +68,14 @@ class Scale:
         """Wait for the device."""
         if self.device != "cpu":
             torch.cuda.synchronize()
+
+    def release(self) -> None:
+        """Give the device the memory back that peers left in pools."""
+        if self.device == "cpu":
+            return
+        torch.cuda.empty_cache()
+        if "cupy" in sys.modules:
+            sys.modules["cupy"].get_default_memory_pool().free_all_blocks()
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +54,8 @@ def call(op: Any, *args: Any, **kwargs: Any) -> Any:
 def require_device(op: str, tensor: torch.Tensor) -> None:
     """Raise where the operator does not run on the device of `tensor`."""
     device = tensor.device.type
-    if device in ("cpu", "meta") or (device == "cuda" and _has_cuda_kernel(op)):
+    if device in ("cpu", "meta") or (device == "cuda" and cuda_is_loaded):  # no call: torch.compile traces this
         return
     if device == "cuda":
-        reason = _without_cuda or "there is no CUDA kernel for it yet"
-        raise ValueError(f"corrmask.{op}: {reason}; or pass tensors on the CPU")
+        raise ValueError(f"corrmask.{op}: {_without_cuda}; or pass tensors on the CPU")
     raise ValueError(f"corrmask.{op}: no operators for device {str(tensor.device)!r}; pass tensors on the CPU or CUDA")
-
-
-@cache
-def _has_cuda_kernel(op: str) -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"corrmask::{op}", "CUDA")

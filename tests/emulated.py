@@ -24,7 +24,7 @@ FLAGS += ["-fPIC", "-shared"]
 def library(name: str) -> ctypes.CDLL:
     """The driver tests/emulation/NAME.cpp as a library, built where its sources have changed."""
     source = ROOT / "tests" / "emulation" / f"{name}.cpp"
-    parts = [source, source.parent / "cuda_on_cpu.h", *sorted((ROOT / "csrc" / "cuda").glob("*.cuh"))]
+    parts = [source, *sorted(source.parent.glob("*.h")), *sorted((ROOT / "csrc" / "cuda").glob("*.cuh"))]
     parts += sorted((ROOT / "csrc" / "portable").glob("*.h"))
     digest = hashlib.sha256(b"".join(part.read_bytes() for part in parts) + " ".join(FLAGS).encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / "corrmask-emulated"

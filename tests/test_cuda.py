@@ -258,9 +258,9 @@ def test_the_masker_on_a_cuda_batch() -> None:
     ids, lengths, cells, *groups = case.tensors()
     table = corrmask.GroupTable(*groups)
     masker = corrmask.CorrMasker(table, seed=9, gene_token_range=(4, 5000)).cuda()
+    batch = [tensor.cuda() for tensor in (ids, lengths, cells)]  # copies from memory that is not pinned wait
     torch.cuda.set_sync_debug_mode("error")
     try:
-        batch = [tensor.cuda() for tensor in (ids, lengths, cells)]
         result = masker(*batch, epoch=3)
     finally:
         torch.cuda.set_sync_debug_mode("default")

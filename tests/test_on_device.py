@@ -11,8 +11,9 @@ import pytest
 import torch
 from cases import random_case
 from torch import Tensor, distributed, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from corrmask import CorrMasker, GroupTable
+from corrmask import CorrMasker, GroupTable, _library
 from corrmask.values import mask_values
 
 CASE = random_case(np.random.default_rng(0), n_cells=6, width=24, vocabulary=40).valid_padding()
@@ -59,6 +60,22 @@ def test_a_step_compiles_whole(bf16: bool) -> None:
     model.compile(fullgraph=True, backend="aot_eager")
     # bf16 keeps 8 bits: products that are ordered otherwise differ in the last.
     check_same({n.replace("_orig_mod.", ""): t for n, t in step(model, bf16).items()}, wanted, 2e-2 if bf16 else 1e-6)
+
+
+@pytest.mark.parametrize("given", [EPOCH, 3])
+def test_a_batch_on_cuda_is_traced_whole(given: Tensor | int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands before the operators there, by tensors that hold nothing: no GPU is needed."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(_library, "cuda_is_loaded", True)
+    masker = Masked().masker
+    with FakeTensorMode():
+        for name, table in masker.named_buffers():
+            setattr(masker, name, torch.empty(table.shape, dtype=table.dtype, device="cuda"))
+        batch = [torch.empty(one.shape, dtype=one.dtype, device="cuda") for one in (IDS, LENGTHS, CELLS)]
+        epoch = given if isinstance(given, int) else torch.empty(given.shape, dtype=given.dtype, device="cuda")
+        shown, labels = torch.compile(masker, fullgraph=True, backend="eager")(*batch, epoch)
+    assert shown.is_cuda
+    assert labels.shape == IDS.shape
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, while inductor is imported

@@ -394,3 +394,5 @@ def test_the_message_says_what_was_given() -> None:
 def test_another_device_is_named() -> None:
     with pytest.raises(ValueError, match=r"^corrmask\.sample_groups: 'lengths' is on meta, the batch on cpu"):
         sample_groups(**{**GOOD, "lengths": GOOD["lengths"].to("meta")})
+    with pytest.raises(ValueError, match=r"^corrmask\.sample_groups: 'epoch' is on meta, the batch on cpu"):
+        sample_groups(**{**GOOD, "epoch": torch.tensor(1, device="meta")})

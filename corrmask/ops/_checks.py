@@ -65,8 +65,8 @@ def check_integer(op: str, name: str, value: int, low: int, high: int) -> None:
         raise ValueError(f"corrmask.{op}: {name!r} must be in {low} .. {high}, got {value}")
 
 
-def scalar_tensor(op: str, name: str, value: int | Tensor, high: int) -> Tensor:
-    """An int or an int64 tensor of one element as the tensor that the kernels read.
+def scalar_tensor(op: str, name: str, value: int | Tensor, high: int, batch: Tensor) -> Tensor:
+    """An int or an int64 tensor of one element as the tensor that the kernels read: on the CPU or where the batch is.
 
     An int is checked; a tensor's value is not looked at, since that would wait for its device.
     """
@@ -75,6 +75,8 @@ def scalar_tensor(op: str, name: str, value: int | Tensor, high: int) -> Tensor:
             raise ValueError(
                 f"corrmask.{op}: {name!r} must be an int or an int64 tensor of one element, got {describe(value)}"
             )
+        if value.device.type != "cpu":  # a kernel for its device would be chosen, or read what is not its own
+            check_devices(op, batch, **{name: value})
         return value
     check_integer(op, name, value, 0, high)
     return torch.scalar_tensor(value, dtype=torch.int64)  # in a third of the time of torch.tensor

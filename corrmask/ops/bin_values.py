@@ -66,8 +66,8 @@ def bin_values(
     return call(
         torch.ops.corrmask.bin_values,
         *tensors,
-        seed=scalar_tensor(op, "seed", seed, 2**63 - 1),
-        epoch=scalar_tensor(op, "epoch", epoch, 2**28 - 1),
+        seed=scalar_tensor(op, "seed", seed, 2**63 - 1, values),
+        epoch=scalar_tensor(op, "epoch", epoch, 2**28 - 1, values),
         n_bins=n_bins,
     )
 

@@ -127,8 +127,8 @@ def sampling_arguments(
     require_device(op, input_ids)
     tensors = [input_ids, lengths, cell_ids, token_group, group_indptr, group_tokens]
     options = {
-        "seed": scalar_tensor(op, "seed", seed, 2**63 - 1),
-        "epoch": scalar_tensor(op, "epoch", epoch, 2**28 - 1),
+        "seed": scalar_tensor(op, "seed", seed, 2**63 - 1, input_ids),
+        "epoch": scalar_tensor(op, "epoch", epoch, 2**28 - 1, input_ids),
         "rate_ppm": rate_ppm,
         "expand": expand,
         "accept": None if accept is None else accept.contiguous(),

@@ -212,6 +212,7 @@ __device__ int64_t mask_found(WarpScratch<Entry>& scratch, int32_t place, int64_
   is_candidate = is_candidate && lowest_bit(same) == lane;
   const unsigned votes = __ballot_sync(kAllLanes, is_candidate);
   const int rank = rank_among(votes, lane);
+  __syncwarp();  // a vote orders no memory: all have read before one writes
   if (is_candidate && rank < most) mask_position(scratch, place, n_masked + rank, owner, owners);
   __syncwarp();
   const int64_t n = __popc(votes);
@@ -261,6 +262,7 @@ __device__ int64_t sample_row(const Token* tokens, int64_t length, int64_t n_eli
       const int seed = lowest_bit(pending);
       pending &= pending - 1;
       const int32_t owner = __shfl_sync(kAllLanes, token, seed);
+      __syncwarp();  // as in mask_found
       if (lane == seed) mask_position(scratch, position, n_masked, owner, owners);
       ++n_masked;
       __syncwarp();

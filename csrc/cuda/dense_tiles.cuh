@@ -129,7 +129,8 @@ __global__ void __launch_bounds__(kTileThreads)
       __syncthreads();
       next.cut(pieces);
       __syncthreads();
-      next.request(rows, row + kCells, n_rows);  // while these are multiplied
+      // While these are multiplied. Nothing may be under way behind a run: copies to one place keep no order.
+      if (row + kCells < n_rows) next.request(rows, row + kCells, n_rows);
       sums.add<Split>(pieces[0], pieces[1], own_low, own_high);
     }
     const int64_t first_low = own_low + lane_id() / 4, first_high = high * kPanel + own_high + 2 * (lane_id() % 4);

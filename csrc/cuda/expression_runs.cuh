@@ -120,8 +120,8 @@ struct Runs {
 };
 
 // One block to a level: how many cells it has.
-static __global__ void count_levels_kernel(const int64_t* level, int64_t n_cells, int64_t n_levels,
-                                           int64_t* level_start) {
+static __global__ void __launch_bounds__(1024)
+    count_levels_kernel(const int64_t* level, int64_t n_cells, int64_t n_levels, int64_t* level_start) {
   for (int64_t own = blockIdx.x; own < n_levels; own += gridDim.x) {
     int64_t n = 0;
     for (int64_t first = 0; first < n_cells; first += blockDim.x) {
@@ -156,7 +156,8 @@ static __global__ void cut_runs_kernel(int64_t n_levels, Runs runs) {
 }
 
 // One block to a level: its cells, as they come.
-static __global__ void order_cells_kernel(const int64_t* level, int64_t n_cells, int64_t n_levels, Runs runs) {
+static __global__ void __launch_bounds__(1024)
+    order_cells_kernel(const int64_t* level, int64_t n_cells, int64_t n_levels, Runs runs) {
   __shared__ int64_t sums[kWarp];
   for (int64_t own = blockIdx.x; own < n_levels; own += gridDim.x) {
     int64_t next = runs.level_start[own];
@@ -188,7 +189,7 @@ __global__ void total_cells_kernel(CountRows<Index, Count> rows, double* total) 
 
 // One block to a part: sums of each gene, cell after cell.
 template <class Index, class Count>
-__global__ void count_parts_kernel(CountRows<Index, Count> rows, Runs runs) {
+__global__ void __launch_bounds__(1024, 1) count_parts_kernel(CountRows<Index, Count> rows, Runs runs) {
   const int64_t p = blockIdx.x, own = p * rows.n_genes;
   if (p >= runs.n_parts()) return;
   for (int64_t at = own + threadIdx.x; at < own + rows.n_genes; at += blockDim.x) {
@@ -257,7 +258,7 @@ static __global__ void sum_blocks_kernel(Runs runs, double* sums, double* square
 }
 
 // One block to a run: where the entries of each gene begin in it.
-static __global__ void place_genes_kernel(Runs runs) {
+static __global__ void __launch_bounds__(1024) place_genes_kernel(Runs runs) {
   __shared__ int64_t sums[kWarp];
   const int64_t r = blockIdx.x, n_genes = runs.n_genes;
   if (r >= runs.n_runs()) return;
@@ -274,7 +275,7 @@ static __global__ void place_genes_kernel(Runs runs) {
 }
 
 // One block: where the entries of each run begin.
-static __global__ void place_runs_kernel(Runs runs) {
+static __global__ void __launch_bounds__(1024) place_runs_kernel(Runs runs) {
   __shared__ int64_t sums[kWarp];
   const int64_t n_runs = runs.n_runs(), row = runs.n_genes + 1;
   int64_t next = 0;
@@ -313,7 +314,7 @@ static __global__ void judge_panels_kernel(Runs runs, int64_t n_cells) {
 
 // One block to a part: the entries of each gene, cells ascending.
 template <class Index, class Count>
-__global__ void fill_parts_kernel(CountRows<Index, Count> rows, Runs runs) {
+__global__ void __launch_bounds__(1024, 1) fill_parts_kernel(CountRows<Index, Count> rows, Runs runs) {
   const int64_t p = blockIdx.x, n_genes = rows.n_genes;
   if (p >= runs.n_parts()) return;
   const Part part = runs.part[p];

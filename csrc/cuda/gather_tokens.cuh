@@ -87,8 +87,8 @@ __global__ void find_rows_kernel(RaggedRows<Token, Offset> rows, int64_t* source
 }
 
 // One block: where each row begins in a packed batch, and how large the batch is.
-static __global__ void place_rows_kernel(const int64_t* length, int64_t n_cells, int32_t* bounds,
-                                         GatherReport* report) {
+static __global__ void __launch_bounds__(1024)
+    place_rows_kernel(const int64_t* length, int64_t n_cells, int32_t* bounds, GatherReport* report) {
   __shared__ int64_t sums[kWarp];
   int64_t next = 0, longest = 0;
   for (int64_t first = 0; first < n_cells; first += blockDim.x) {

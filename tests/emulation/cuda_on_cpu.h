@@ -315,9 +315,11 @@ struct uint4 {
 inline void copy_async(float4* shared, const float4* global, bool is_there) {
   emulation::block->current->copies.emplace_back([=] { *shared = is_there ? *global : float4{0, 0, 0, 0}; });
 }
-inline void wait_for_copies() {
-  for (const auto& copy : emulation::block->current->copies) copy();
-  emulation::block->current->copies.clear();
+inline void wait_for_copies() {  // in an order that is drawn: hardware keeps none
+  auto& copies = emulation::block->current->copies;
+  for (size_t i = copies.size(); i > 1; --i) std::swap(copies[i - 1], copies[emulation::next_random() % i]);
+  for (const auto& copy : copies) copy();
+  copies.clear();
 }
 inline unsigned __float_as_uint(float value) {
   return static_cast<unsigned>(emulation::bits_of(value));
