@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from corrmask import values as values
     from corrmask.config import show_config as show_config
     from corrmask.errors import InputError as InputError
-    from corrmask.graph import GeneGraph as GeneGraph
+    from corrmask.gene_graph import GeneGraph as GeneGraph
     from corrmask.graph import correlation_graph as correlation_graph
     from corrmask.groups import GroupTable as GroupTable
     from corrmask.masking import CorrMasker as CorrMasker

@@ -15,7 +15,7 @@ import numpy as np
 from corrmask.arguments import checked
 from corrmask.corpus import Corpus
 from corrmask.errors import InputError
-from corrmask.graph import GeneGraph
+from corrmask.gene_graph import GeneGraph
 from corrmask.groups import GroupTable, threshold
 from corrmask.levelling import Cells, fit_thresholds, mask_frequency
 from corrmask.masking import CorrMasker

@@ -119,7 +119,7 @@ class CorpusWriter:
         columns: dict[str, pa.Array] = {
             "input_ids": pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens)),
             "length": pa.array(lengths_np),
-            OBS_NAME: pa.array(obs.index.to_numpy(dtype=object), type=pa.string()),
+            OBS_NAME: pa.array(obs.index.astype(str).to_numpy(dtype=object), type=pa.string()),
         }
         for name in obs.columns:
             columns[str(name)] = _arrow_column(obs[name])

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 
 from corrmask.arguments import checked
 from corrmask.errors import InputError
-from corrmask.graph import GeneGraph
+from corrmask.gene_graph import GeneGraph
 from corrmask.rewiring import rewire
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from corrmask.arguments import checked
 from corrmask.errors import InputError, InputWarning
-from corrmask.graph import GeneGraph
+from corrmask.gene_graph import GeneGraph
 from corrmask.progress import Progress, silent
 from corrmask.vocabulary import Vocabulary
 

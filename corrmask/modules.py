@@ -8,7 +8,7 @@ import numpy as np
 
 from corrmask.arguments import checked
 from corrmask.errors import InputError
-from corrmask.graph import GeneGraph
+from corrmask.gene_graph import GeneGraph
 
 
 @checked

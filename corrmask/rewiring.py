@@ -6,7 +6,7 @@ import numpy as np
 
 from corrmask.arguments import checked
 from corrmask.errors import InputError
-from corrmask.graph import GeneGraph
+from corrmask.gene_graph import GeneGraph
 
 _ROUNDS = 30  # every round offers each edge one swap; most are accepted, so 30 leave no memory of the start
 

@@ -19,7 +19,7 @@ LAYERS = [
     ["sources"],
     ["genes", "vocabulary", "geneformer"],
     ["corpus_files", "corpus_writer", "medians", "corpus", "tokenization", "order"],
-    ["moments", "covariance", "accumulation", "graph"],
+    ["moments", "covariance", "accumulation", "gene_graph", "graph"],
     ["rewiring", "modules", "groups", "levelling"],
     ["masking", "collating"],
     ["loader"],
@@ -54,7 +54,7 @@ CORE = [
     "covariance",
     "accumulation",
 ]
-CORE += ["graph", "groups", "masking"]
+CORE += ["gene_graph", "graph", "groups", "masking"]
 CORE_PACKAGES = {"torch", "numpy", "scipy", "anndata", "pandas", "h5py"}  # the last two are anndata's own
 
 

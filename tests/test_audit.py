@@ -18,7 +18,7 @@ from corrmask.audit import AuditReport, audit
 from corrmask.corpus import Corpus, split_cells
 from corrmask.corpus_writer import CorpusWriter
 from corrmask.errors import InputError
-from corrmask.graph import GeneGraph
+from corrmask.gene_graph import GeneGraph
 from corrmask.vocabulary import Vocabulary
 
 N_GENES, N_CELLS, MAX_LEN = 40, 120, 25

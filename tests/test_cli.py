@@ -18,7 +18,7 @@ from corrmask.cli.app import main
 from corrmask.corpus import Corpus
 from corrmask.errors import InputError
 from corrmask.files import write_h5ad
-from corrmask.graph import GeneGraph
+from corrmask.gene_graph import GeneGraph
 from corrmask.tokenization import tokenize
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from corrmask.enrichment import enrich, enrich_graph, neighbourhoods, read_gene_sets
 from corrmask.errors import InputError
-from corrmask.graph import GeneGraph
+from corrmask.gene_graph import GeneGraph
 
 GENES = [f"g{i}" for i in range(40)]
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 import corrmask
 from corrmask.errors import InputError, InputWarning
-from corrmask.graph import GeneGraph, correlation_graph
+from corrmask.gene_graph import GeneGraph
+from corrmask.graph import correlation_graph
 
 ad = pytest.importorskip("anndata")
 

@@ -24,7 +24,8 @@ from corrmask import graph as graphs
 from corrmask.accumulation import Done
 from corrmask.distributed import Ranks, joined
 from corrmask.errors import InputError
-from corrmask.graph import GeneGraph, correlation_graph
+from corrmask.gene_graph import GeneGraph
+from corrmask.graph import correlation_graph
 from corrmask.sources import Chunk, Source
 
 ad = pytest.importorskip("anndata")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from corrmask.errors import InputError, InputWarning
-from corrmask.graph import GeneGraph
+from corrmask.gene_graph import GeneGraph
 from corrmask.groups import GroupTable
 from corrmask.ops import sample_groups
 from corrmask.vocabulary import Vocabulary

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from corrmask import pl
 from corrmask.errors import InputError
-from corrmask.graph import GeneGraph
+from corrmask.gene_graph import GeneGraph
 
 SUMMARY = {"mean": 0.2, "q5": 0.0, "q25": 0.1, "q50": 0.2, "q75": 0.3, "q95": 0.4, "max": 0.5}
 

@@ -15,7 +15,8 @@ import torch
 
 from corrmask.corpus import Corpus
 from corrmask.errors import InputError
-from corrmask.graph import GeneGraph, correlation_graph
+from corrmask.gene_graph import GeneGraph
+from corrmask.graph import correlation_graph
 from corrmask.sources import from_chunks, open_sources
 from corrmask.tokenization import tokenize
 

@@ -15,7 +15,7 @@ from corrmask.audit.counting import ArmCounts, partner_strength
 from corrmask.audit.report import RULES, ArmAudit, AuditReport
 from corrmask.corpus import Corpus, split_cells
 from corrmask.errors import InputError
-from corrmask.graph import GeneGraph
+from corrmask.gene_graph import GeneGraph
 from corrmask.groups import GroupTable
 from corrmask.progress import Progress, silent
 

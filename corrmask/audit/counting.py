@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from corrmask.audit.report import ArmAudit
 from corrmask.corpus import Batch
-from corrmask.graph import GeneGraph
+from corrmask.gene_graph import GeneGraph
 from corrmask.masking import CorrMasker
 from corrmask.vocabulary import Vocabulary
 

@@ -14,7 +14,8 @@ from corrmask.bench import packages
 from corrmask.bench.cells import normalised, size_of
 from corrmask.bench.timing import Case, Contestant
 from corrmask.covariance import Covariance, no_edges
-from corrmask.graph import GeneGraph, correlation_graph
+from corrmask.gene_graph import GeneGraph
+from corrmask.graph import correlation_graph
 
 TOP_K, MIN_CORR, MIN_CELLS = 16, 0.1, 10
 BOUND = 1e-5  # of a correlation, against float64

@@ -15,7 +15,7 @@ from corrmask.files import check_output, replacing
 
 if TYPE_CHECKING:
     from corrmask.audit import AuditReport
-    from corrmask.graph import GeneGraph
+    from corrmask.gene_graph import GeneGraph
 
 
 def audit(
@@ -58,8 +58,8 @@ def audit(
 
     from corrmask.audit import audit as look
     from corrmask.corpus import Corpus
+    from corrmask.gene_graph import GeneGraph
     from corrmask.geneformer import read_vocabulary
-    from corrmask.graph import GeneGraph
 
     dependency = GeneGraph.read(graph)
     with console.progress() as progress:

@@ -30,7 +30,7 @@ def enrich(
     Example: [bold]corrmask enrich graph.h5ad --gene-sets hallmark.gmt --by modules[/bold]
     """
     from corrmask.enrichment import enrich_graph, read_gene_sets
-    from corrmask.graph import GeneGraph
+    from corrmask.gene_graph import GeneGraph
 
     sets = read_gene_sets(gene_sets, gene_column)
     real, null = enrich_graph(GeneGraph.read(graph), sets, by=by, seed=seed)

@@ -75,9 +75,10 @@ def graph(
     from corrmask.distributed import joined
     from corrmask.errors import InputError
     from corrmask.files import explaining
+    from corrmask.gene_graph import check_graph_output
     from corrmask.geneformer import read_vocabulary
     from corrmask.genes import Renaming
-    from corrmask.graph import check_graph_output, correlation_graph
+    from corrmask.graph import correlation_graph
     from corrmask.parts import part_folder
 
     if vocabulary is not None and gene_map is None:

@@ -19,7 +19,7 @@ from corrmask.corpus import Corpus
 from corrmask.demo.cells import BUILT_IN
 from corrmask.demo.settings import HELD_OUT, DemoSettings
 from corrmask.errors import InputError
-from corrmask.graph import GeneGraph
+from corrmask.gene_graph import GeneGraph
 from corrmask.modules import find_modules
 from corrmask.report import Content
 

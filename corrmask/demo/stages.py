@@ -16,7 +16,8 @@ from corrmask.demo.content import AUDIT, EVALUATION, read_content
 from corrmask.demo.folder import write_record
 from corrmask.demo.settings import HELD_OUT, DemoSettings
 from corrmask.files import replacing, write_h5ad
-from corrmask.graph import GeneGraph, correlation_graph
+from corrmask.gene_graph import GeneGraph
+from corrmask.graph import correlation_graph
 from corrmask.progress import Progress
 from corrmask.report import render_page
 from corrmask.report.summary import UNTRAINED, findings, leakage_at

@@ -9,7 +9,7 @@ import numpy as np
 
 from corrmask.arguments import checked
 from corrmask.errors import InputError
-from corrmask.graph import GeneGraph
+from corrmask.gene_graph import GeneGraph
 from corrmask.pl.style import ARM_COLOURS, GREY, axes_of
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from corrmask import pl
-from corrmask.graph import GeneGraph
+from corrmask.gene_graph import GeneGraph
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

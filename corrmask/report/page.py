@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from corrmask.errors import InputError
-from corrmask.graph import GeneGraph
+from corrmask.gene_graph import GeneGraph
 from corrmask.report import figures, summary
 from corrmask.report.summary import NOTHING
 

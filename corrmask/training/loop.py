@@ -16,7 +16,7 @@ from corrmask.arms import make_masker
 from corrmask.corpus import Corpus, split_cells
 from corrmask.distributed import Ranks, joined
 from corrmask.errors import InputError
-from corrmask.graph import GeneGraph
+from corrmask.gene_graph import GeneGraph
 from corrmask.loader import Loader
 from corrmask.model import build_model, choose_device, load_weights
 from corrmask.order import batches_per_epoch, shuffled

@@ -12,7 +12,7 @@ import torch
 
 from corrmask.arms import ARMS
 from corrmask.errors import InputError
-from corrmask.graph import GeneGraph
+from corrmask.gene_graph import GeneGraph
 from corrmask.model import choose_device
 from corrmask.training.utilisation import peak_tflops
 
