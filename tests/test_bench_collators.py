@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("typer")
 pytest.importorskip("transformers")
@@ -61,6 +62,23 @@ def test_what_is_told_of_each() -> None:
     assert yours["shown"]["worst_standard_errors"] > 5
     ax = pl.collator_speed(document)
     assert sorted(bar.get_width() for bar in ax.patches) == sorted(row["cells_per_second"] for row in rows.values())
+
+
+def test_timing_has_one_thread_and_gives_the_others_back() -> None:
+    seen: list[int] = []
+
+    def asks(examples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+        seen.append(torch.get_num_threads())
+        return always_the_same(examples)
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert bench_collators(asks, **SMALL)["threads"] == 1
+        assert seen[-1] == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_collator_may_take_fields_out_of_its_examples() -> None:

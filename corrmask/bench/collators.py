@@ -11,13 +11,12 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-import torch
 
 from corrmask.arguments import checked
 from corrmask.bench import machine, packages
 from corrmask.bench.cells import SPECIAL_TOKENS, Batch, draw_batch
 from corrmask.bench.masking import IGNORED, MASK, MASK_TOKEN, RANDOM, RATE, budgets
-from corrmask.bench.timing import Case, Contestant, compare
+from corrmask.bench.timing import Case, Contestant, compare, threads
 from corrmask.errors import InputError
 from corrmask.hf import CorrMaskCollator
 from corrmask.progress import Progress, silent
@@ -132,7 +131,8 @@ def bench_collators(
         ],
         bytes_moved=0,
     )
-    times = compare(case, seconds)
+    with threads(1):  # as a DataLoader's workers have
+        times = compare(case, seconds)
     n_tokens = int(batch.lengths.sum())
     for label, found in rows.items():
         taken = times.median(label)
@@ -149,7 +149,7 @@ def bench_collators(
         "kind": "bench masking",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine.describe(),
-        "threads": torch.get_num_threads(),
+        "threads": 1,
         "settings": {
             "seconds": seconds,
             "max_len": max_len,
