@@ -64,7 +64,7 @@ class Passes(IterableDataset):
     Raises
     ------
     InputError
-        It cannot be iterated more than once.
+        It cannot be iterated more than once, or (as it is iterated) an example is no mapping.
 
     Examples
     --------
@@ -72,9 +72,10 @@ class Passes(IterableDataset):
     """
 
     def __init__(self, stream: Iterable[Mapping[str, Any]]) -> None:
-        if not hasattr(stream, "__iter__") or isinstance(stream, Iterator):
+        if not hasattr(stream, "__iter__") or isinstance(stream, (Iterator, str, bytes, Mapping)):
             raise InputError(
-                f"Passes: 'stream' must be iterable more than once, got {type(stream).__name__}; give the dataset"
+                "Passes: 'stream' must be examples, iterable more than once, "
+                f"got {type(stream).__name__}; give the dataset"
             )
         self.stream = stream
 
@@ -87,6 +88,8 @@ class Passes(IterableDataset):
                 stream.set_epoch(epoch)  # type: ignore[attr-defined]
             example = None
             for example in stream:
+                if not isinstance(example, Mapping):
+                    raise InputError(f"Passes: examples must be mappings, got {type(example).__name__}")
                 yield {**example, EPOCH: epoch}
             if example is None:  # no cells, or none for this worker
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,11 +63,13 @@ def read_gene_sets(path: str | Path, gene_column: str | None = None) -> dict[str
         raise InputError(f"gene sets {str(path)!r} do not exist; give a .gmt, or a table of set and gene")
     sets: dict[str, list[str]] = {}
     try:
-        kinds = [suffix.lower() for suffix in path.suffixes]
-        if ".gmt" in kinds:
+        zipped = path.suffix.lower() == ".gz"
+        kind = Path(path.stem if zipped else path.name).suffix.lower()
+        if kind == ".gmt":
             packed = path.read_bytes()
-            text = (gzip.decompress(packed) if kinds[-1] == ".gz" else packed).decode("utf-8-sig")
-            for number, line in enumerate(text.splitlines(), start=1):
+            text = (gzip.decompress(packed) if zipped else packed).decode("utf-8-sig")
+            # Not str.splitlines, which cuts at form feeds and the like inside a description as well.
+            for number, line in enumerate(io.StringIO(text, newline=None), start=1):
                 name, *genes = (part.strip() for part in line.split("\t"))
                 if not name and not any(genes):
                     continue
@@ -74,7 +77,7 @@ def read_gene_sets(path: str | Path, gene_column: str | None = None) -> dict[str
                     raise ValueError(f"line {number}: {f'set {name!r} stands twice' if name in sets else 'no set'}")
                 sets[name] = list(dict.fromkeys(filter(None, genes[1:])))
         else:
-            table = pd.read_csv(path, sep="," if ".csv" in kinds else "\t", dtype=str)
+            table = pd.read_csv(path, sep="," if kind == ".csv" else "\t", dtype=str)
             if gene_column is not None and gene_column not in table.columns[1:]:
                 raise ValueError(f"there is no column {gene_column!r} of genes among {', '.join(table.columns)}")
             table = table[[table.columns[0], gene_column or table.columns[1]]].dropna()

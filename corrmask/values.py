@@ -63,7 +63,7 @@ def mask_values(
             raise InputError(f"mask_values: {name!r} must be a {kind.__name__}, got {type(value).__name__}")
     if not isinstance(mask_value, (int, float)):
         raise InputError(f"mask_values: 'mask_value' must be a number, got {type(mask_value).__name__}")
-    if not values.dtype.is_signed and mask_value < 0:
+    if not _holds(values.dtype, mask_value):
         raise InputError(
             f"mask_values: 'values' of {values.dtype} cannot hold 'mask_value' {mask_value}; convert them "
             "(values.float()) or give another"
@@ -166,6 +166,8 @@ class CorrMaskValueCollator(EpochTold):
             raise InputError(
                 f"{name}: 'keep_first_n_tokens' must be in 0 .. 'max_length' ({max_length}), got {keep_first_n_tokens}"
             )
+        if not np.isfinite([mask_value, pad_value]).all():
+            raise InputError(f"{name}: 'mask_value' and 'pad_value' must be finite, got {mask_value} and {pad_value}")
         if mask_value == pad_value:
             raise InputError(
                 f"{name}: 'mask_value' and 'pad_value' must differ, both are {mask_value}; masks would be lost"
@@ -206,7 +208,7 @@ class CorrMaskValueCollator(EpochTold):
         Raises
         ------
         InputError
-            No examples, or a field that is missing or does not fit.
+            No examples, a field that is missing or does not fit, or a value that `mask_value` could be taken for.
         """
         name = type(self).__name__
         check_batch(examples, name)
@@ -258,9 +260,14 @@ class CorrMaskValueCollator(EpochTold):
             mask_value=self.mask_value,
             mask_zeros=self.mask_zeros,
         )
-        if self.data_style == "pcpt":
-            return {"gene": gene, "expr": expr, "masked_expr": masked}
         real = torch.arange(gene.shape[1]) < lengths[:, None]
+        if self.data_style == "pcpt":
+            if bool((real & ~mask & (masked == self.mask_value)).any()):
+                raise InputError(
+                    f"{type(self).__name__}: a value that is not masked equals 'mask_value' {self.mask_value}, so that "
+                    "masks could not be told; give one that no value has"
+                )
+            return {"gene": gene, "expr": expr, "masked_expr": masked}
         fields = {}
         for prefix, where, target in (("pcpt", real & ~mask, "pcpt_expr"), ("gen", mask, "gen_expr_target")):
             rows = [at.numpy() for at in where]
@@ -304,13 +311,24 @@ class CorrMaskValueCollator(EpochTold):
         return np.concatenate([np.arange(first), first + np.sort(drawn)])
 
 
+def _holds(dtype: torch.dtype, value: float) -> bool:
+    """Whether a dtype can hold a number: whole numbers in its range where it is one of these."""
+    if dtype.is_floating_point or dtype.is_complex:
+        return True
+    least, most = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    return least <= value <= most and value == int(value)
+
+
 def _values_of(example: Mapping[str, Any], n: int, name: str) -> np.ndarray:
     """Values of one example: float32 [n]."""
     if "expressions" not in example:
         raise InputError(f"{name}: an example has no 'expressions' (it has {', '.join(map(str, example))})")
     given = example["expressions"]
     try:
-        array = given.numpy(force=True) if isinstance(given, Tensor) else np.asarray(on_host(given))
+        if isinstance(given, Tensor):  # numpy knows no bfloat16
+            array = (given.float() if given.is_floating_point() else given).numpy(force=True)
+        else:
+            array = np.asarray(on_host(given))
         values = array.astype(np.float32)
     except (TypeError, ValueError):
         values = np.empty((0, 0), dtype=np.float32)

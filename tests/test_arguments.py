@@ -87,6 +87,7 @@ def test_what_is_of_another_type_is_refused(name: str, value: Any, message: str)
 
 # What needs no wrapper: it takes tensors inside a compiled step, is made by us alone, or checks for itself.
 OTHERS = ("corrmask.ops.", "corrmask.values.mask_values", "corrmask.hf.content_id", "corrmask.hf.Passes")
+OTHERS += ("corrmask.enrichment.Enrichment",)
 HERE = ("corrmask.CorrMasker", "corrmask.GeneGraph", "corrmask.GroupTable", "corrmask.Vocabulary")
 HERE += ("corrmask.correlation_graph", "corrmask.hf.", "corrmask.values.", "corrmask.modules.", "corrmask.rewiring.")
 HERE += ("corrmask.enrichment.", "corrmask.audit.audit", "corrmask.arms.make_masker", "corrmask.pl.")

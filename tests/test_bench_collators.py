@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("typer")
 pytest.importorskip("transformers")
@@ -63,6 +64,43 @@ def test_what_is_told_of_each() -> None:
     assert sorted(bar.get_width() for bar in ax.patches) == sorted(row["cells_per_second"] for row in rows.values())
 
 
+def test_timing_has_one_thread_and_gives_the_others_back() -> None:
+    seen: list[int] = []
+
+    def asks(examples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+        seen.append(torch.get_num_threads())
+        return always_the_same(examples)
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert bench_collators(asks, **SMALL)["threads"] == 1
+        assert seen[-1] == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_collator_may_take_fields_out_of_its_examples() -> None:
+    def takes_out(examples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+        found = always_the_same(examples)
+        for example in examples:
+            example.pop("input_ids")
+            example["cell_id"] = None
+        return found
+
+    ours, *_, yours = bench_collators(takes_out, **SMALL)["rows"]
+    assert ours["replayable"]
+    assert yours["replayable"]
+
+    def writes(examples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+        examples[0]["input_ids"][0] = 1
+        return always_the_same(examples)
+
+    with pytest.raises(InputError, match="writes into the tokens"):
+        bench_collators(writes, **SMALL)
+
+
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine_for_this_test.py").write_text("from test_bench_collators import always_the_same as mine\n")
     monkeypatch.chdir(tmp_path)
@@ -84,8 +122,11 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_what_is_refused() -> None:
+def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "script_that_ends.py").write_text("raise SystemExit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
     for path, words in (
+        ("script_that_ends:collator", "cannot be imported .SystemExit: 3."),
         ("json", "module:attribute"),
         ("json:missing", "cannot be imported"),
         ("json:JSONDecoder", "must be a collator"),

@@ -89,6 +89,9 @@ def test_files_of_gene_sets(tmp_path: Path) -> None:
     (tmp_path / "sets.tsv").write_text(table)
     (tmp_path / "sets.csv").write_text(table.replace("\t", ","))
     (tmp_path / "SETS.GMT").write_text("\ufeff" + gmt.replace("\n", "\n\n").replace("b", " b "), encoding="utf-8")
+    (tmp_path / "feeds.gmt").write_text(gmt.replace("link", "a\x0clink\u2028here"), encoding="utf-8")
+    (tmp_path / "returns.gmt").write_bytes(gmt.replace("\n", "\r\n").encode())
+    (tmp_path / "of.gmt.tsv").write_text(table)
     for path in tmp_path.iterdir():
         assert read_gene_sets(path) == wanted, path
     by_id = {"one": ["1", "3"], "two": ["2"]}

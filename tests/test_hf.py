@@ -460,9 +460,11 @@ def test_passes_end_where_there_are_no_cells_and_refuse_what_is_read_once() -> N
     assert list(Passes([])) == []
     one = iter(Passes(EXAMPLES[:2]))
     assert [(next(one)["cell_id"], epoch) for epoch in (0, 0, 1, 1)] == [(0, 0), (1, 0), (0, 1), (1, 1)]
-    for once in (iter(EXAMPLES), (example for example in EXAMPLES), 5):
-        with pytest.raises(InputError, match="'stream' must be iterable more than once"):
+    for once in (iter(EXAMPLES), (example for example in EXAMPLES), 5, {"train": EXAMPLES}, "train"):
+        with pytest.raises(InputError, match="'stream' must be examples, iterable more than once"):
             Passes(once)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="examples must be mappings, got list"):
+        next(iter(Passes([[5, 6]])))  # type: ignore[list-item]
 
 
 def test_a_column_goes_before_the_epoch_that_is_told() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 pytest.importorskip("matplotlib")
@@ -158,6 +159,8 @@ def test_embedding_has_one_cloud_per_label(own):
     assert [len(cloud.get_offsets()) for cloud in ax.collections] == [2, 3, 1]  # no label first, the rarest last
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["no label (2)", "b (3)", "a (1)"]
     assert ax.collections[2].get_offsets().tolist() == coords[3:4].tolist()
+    ax = pl.embedding(coords[:3], pd.array(["a", None, "b"], dtype="string"))
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["no label (1)", "a (1)", "b (1)"]
     with pytest.raises(InputError, match="'coords' must be"):
         pl.embedding(coords, ["a"])
 

@@ -182,6 +182,24 @@ def test_batches_order_and_workers_do_not_matter() -> None:
     assert not torch.equal(collator(EXAMPLES)["masked_expr"], whole["masked_expr"])
 
 
+def test_values_that_look_masked_are_refused() -> None:
+    example = {"genes": [CLS, 5, 6, 7, 8], "expressions": [0.0, -1.0, -1.0, 2.0, -1.0]}
+    options: dict[str, Any] = {"do_binning": False, "pad_value": -2}
+    with pytest.raises(InputError, match="equals 'mask_value' -1"):
+        CorrMaskValueCollator(GROUPS, **options)([example])
+    batch = CorrMaskValueCollator(GROUPS, **options, mask_value=-9)([example])
+    assert int((batch["masked_expr"] == -9).sum()) == 1
+    assert CorrMaskValueCollator(GROUPS, **options, data_style="both")([example])["gen_gene"].shape == (1, 1)
+    with pytest.raises(InputError, match="equals 'mask_value' 50"):
+        CorrMaskValueCollator(GROUPS, mask_value=50)(EXAMPLES)
+
+
+def test_half_precision_is_read() -> None:
+    halves = [{**example, "expressions": example["expressions"].bfloat16()} for example in EXAMPLES]
+    for name, whole in CorrMaskValueCollator(GROUPS)(EXAMPLES).items():
+        assert torch.equal(CorrMaskValueCollator(GROUPS)(halves)[name], whole)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -194,6 +212,8 @@ def test_batches_order_and_workers_do_not_matter() -> None:
         ({"n_bins": 1}, "'n_bins'"),
         ({"pad_value": -1}, "'mask_value' and 'pad_value' must differ"),
         ({"mlm_probability": 0.0}, "'mlm_probability' must be in"),
+        ({"mask_value": float("nan")}, "must be finite"),
+        ({"pad_value": float("inf")}, "must be finite"),
     ],
 )
 def test_arguments_that_are_refused(options: dict[str, Any], words: str) -> None:
@@ -230,5 +250,8 @@ def test_shapes_and_specials_that_are_refused() -> None:
     for dtype in (torch.uint8, torch.bool):
         with pytest.raises(InputError, match="cannot hold 'mask_value' -1"):
             mask_values(masker, ids, torch.zeros(1, 2, dtype=dtype), one, one)
+    for value in (0.5, 128, float("nan")):
+        with pytest.raises(InputError, match=f"int8 cannot hold 'mask_value' {value}"):
+            mask_values(masker, ids, torch.zeros(1, 2, dtype=torch.int8), one, one, mask_value=value)
     with pytest.raises(InputError, match="special token"):
         mask_values(masker, ids, torch.zeros(1, 2), one, one, mask_zeros=False)

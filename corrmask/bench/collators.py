@@ -6,17 +6,17 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import numpy as np
-import torch
 
 from corrmask.arguments import checked
 from corrmask.bench import machine, packages
 from corrmask.bench.cells import SPECIAL_TOKENS, Batch, draw_batch
 from corrmask.bench.masking import IGNORED, MASK, MASK_TOKEN, RANDOM, RATE, budgets
-from corrmask.bench.timing import Case, Contestant, compare
+from corrmask.bench.timing import Case, Contestant, compare, threads
 from corrmask.errors import InputError
 from corrmask.hf import CorrMaskCollator
 from corrmask.progress import Progress, silent
@@ -45,7 +45,7 @@ def load_collator(path: str) -> Collator:
         found: Any = import_module(module)
         for name in attribute.split("."):
             found = getattr(found, name)
-    except Exception as error:  # a user's module may raise anything
+    except (Exception, SystemExit) as error:  # a user's module may raise anything, and a script may end
         words = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"collator {path!r} cannot be imported ({words}); give module:attribute") from error
     if not callable(found) or isinstance(found, type):
@@ -126,12 +126,13 @@ def bench_collators(
         dtype="int64",
         n_cells=n_cells,
         contestants=[
-            Contestant(label, lambda one=one: one(examples), lambda _: None, ours=label == OURS)  # type: ignore[misc]
+            Contestant(label, partial(_collate, one, examples), lambda _: None, ours=label == OURS)
             for label, one in contestants.items()
         ],
         bytes_moved=0,
     )
-    times = compare(case, seconds)
+    with threads(1):  # as a DataLoader's workers have
+        times = compare(case, seconds)
     n_tokens = int(batch.lengths.sum())
     for label, found in rows.items():
         taken = times.median(label)
@@ -148,7 +149,7 @@ def bench_collators(
         "kind": "bench masking",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine.describe(),
-        "threads": torch.get_num_threads(),
+        "threads": 1,
         "settings": {
             "seconds": seconds,
             "max_len": max_len,
@@ -193,14 +194,23 @@ def _tell(collator: Collator, name: str, epoch: int) -> None:
         raise InputError(f"{name}: its set_epoch failed ({type(error).__name__}: {error})") from error
 
 
+def _collate(collator: Collator, examples: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """A batch of examples of its own: a collator may take fields out of them."""
+    return collator([dict(example) for example in examples])
+
+
 def _arrays(collator: Collator, name: str, examples: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     """What a collator gives for a batch: input_ids and labels, [B, L]."""
+    given = [{**example, "input_ids": [*example["input_ids"]]} for example in examples]
+    tokens = [example["input_ids"] for example in given]
     try:
-        found = collator(examples)
+        found = collator(given)
         ids, labels = (np.asarray(found[field]) for field in ("input_ids", "labels"))
     except Exception as error:  # a user's collator may raise anything
         words = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{name}: the collator failed on {len(examples)} examples ({words})") from error
+    if any(row != example["input_ids"] for row, example in zip(tokens, examples, strict=True)):
+        raise InputError(f"{name}: the collator writes into the tokens of its examples; let it copy them first")
     width = max(example["length"] for example in examples)
     if ids.dtype.kind not in "iu" or labels.dtype.kind not in "iu":
         raise InputError(f"{name}: 'input_ids' and 'labels' must be integers, got {ids.dtype} and {labels.dtype}")

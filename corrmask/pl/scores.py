@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from corrmask.arguments import checked
 from corrmask.errors import InputError
@@ -101,7 +102,9 @@ def embedding(
     if coords.ndim != 2 or coords.shape[1] != 2 or len(labels) != len(coords):
         raise InputError(f"embedding: 'coords' must be [{len(labels)}, 2], one row per label, got {list(coords.shape)}")
     ax = axes_of(ax, (7, 5))
-    names = np.array(["" if label is None or label != label else str(label) for label in labels], dtype=object)
+    names = np.array(
+        ["" if label is None or label is pd.NA or label != label else str(label) for label in labels], dtype=object
+    )
     found, counts = np.unique(names.astype(str), return_counts=True)
     size = float(np.clip(3e4 / max(len(names), 1), 2, 25))
     coloured = 0
