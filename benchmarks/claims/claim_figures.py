@@ -38,7 +38,9 @@ def _default(rows: pd.DataFrame, corpus: str, column: str) -> pd.DataFrame:
 def _legend(figure: Figure, axes: Any) -> None:
     """One legend below for all panels, each name once."""
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels())}
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", frameon=False, ncols=6, fontsize=8)
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside lower center", frameon=False, ncols=10, fontsize=8
+    )
 
 
 def curves(rows: pd.DataFrame, end_points: Sequence[EndPoint], path: Path) -> bool:
@@ -103,7 +105,10 @@ def differences(rows: pd.DataFrame, end_points: Sequence[EndPoint], path: Path) 
 
 
 def abundance(rows: pd.DataFrame, path: Path) -> bool:
-    """F1 of each type at the last mark against its share of the training cells: means over seeds."""
+    """F1 of each type at the last mark against its share of the training cells: means over seeds.
+
+    Types of nearly the same share are moved apart, and arms stand side by side around their type.
+    """
     found = rows[(rows["fraction"] == "1") & (rows["factor"] == "") & rows["f1"].notna()]
     found = found[found["step"] == found.groupby(["run", "arm"])["step"].transform("max")]
     if not (found["step"] > 0).any():
@@ -120,27 +125,38 @@ def abundance(rows: pd.DataFrame, path: Path) -> bool:
     figure, axes = _panels(len(levels), 3.9)
     for ax, level in zip(axes, levels):
         here = table[table["level"] == level]
-        for arm in (*ARMS, "PCA"):
-            mean = here[here["arm"] == arm].groupby("type")[["share", "f1"]].mean().sort_values("share")
+        shares = here.groupby("type")["share"].mean().sort_values()
+        places = dict(zip(shares.index, _apart(100 * shares.to_numpy())))
+        for i, arm in enumerate((*ARMS, "PCA")):
+            mean = here[here["arm"] == arm].groupby("type")["f1"].mean()
             if len(mean):
                 baseline = arm == "PCA"
                 ax.plot(
-                    100 * mean["share"],
-                    mean["f1"],
-                    "s--" if baseline else "o-",
+                    [places[name] * 10 ** (0.018 * (i - 3.5)) for name in mean.index],
+                    mean,
+                    "s" if baseline else "o",
                     color="#555555" if baseline else COLOURS[arm],
                     markerfacecolor="white" if baseline else COLOURS[arm],
                     markersize=4,
-                    linewidth=0.8,
                     label=arm,
                 )
-        for name, share in here.groupby("type")["share"].mean().items():
-            ax.text(100 * share, 1.02, name, rotation=60, fontsize=7, transform=ax.get_xaxis_transform(), va="bottom")
+        for name, place in places.items():
+            ax.axvline(place, color=pl.style.GREY, linewidth=0.4, zorder=0)
+            text = f"{name} ({100 * shares[name]:.2g} %)"
+            ax.text(place, 1.02, text, rotation=60, fontsize=7, transform=ax.get_xaxis_transform(), va="bottom")
         ax.set(xscale="log", xlabel=f"{level}: share of training cells (%)", ylabel="F1", ylim=(-0.03, 1.03))
         ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     _legend(figure, axes)
     pl.save(axes[0], path)
     return True
+
+
+def _apart(shares: np.ndarray) -> list[float]:
+    """Places on a log axis that keep their order and a gap between neighbours."""
+    places: list[float] = []
+    for share in shares:
+        places.append(max(share, places[-1] * 10**0.17) if places else float(share))
+    return places
 
 
 def data_curve(rows: pd.DataFrame, column: str, title: str, path: Path) -> bool:
