@@ -40,8 +40,7 @@ def read_cells(corpus: str, seed: int, data: Path | None, budget: Budget) -> Any
     """The AnnData of a corpus and seed: raw counts, and what the head of this file says."""
     if corpus == "simulated":
         return _simulated(seed, budget)
-    if data is None:
-        raise SystemExit(f"{corpus}: give the folder of real cells (--data, or CORRMASK_DATA)")
+    assert data is not None, "the folder of real cells"
     return _blood(seed, data) if corpus == "blood" else _kang(seed, data)
 
 

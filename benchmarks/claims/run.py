@@ -89,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{'done' if run.name in done else '    '}  {run.name}")
         return
     left = [run for run in chosen if run.name not in done][: options.limit]
+    if options.data is None and any(run.corpus != "simulated" for run in left):
+        parser.error("give the folder of real cells: --data, or CORRMASK_DATA")
     print(f"{len(chosen)} runs, {len(chosen) - len(left)} done or left for later, {len(left)} to do", flush=True)
     if options.dry_run:
         for run in left:
@@ -284,7 +286,7 @@ class Work:
 
     def labels(self) -> Path | None:
         """Labelled genes; none in a simulated tissue."""
-        return None if self.run.corpus == "simulated" else Path(self.data) / LABELS
+        return None if self.run.corpus == "simulated" else self.data / LABELS
 
     def cpu_seconds(self) -> float:
         """CPU time of this run so far, with that of earlier processes."""
