@@ -17,7 +17,7 @@ from corrmask import pl
 
 ARMS = (*DECISIVE, *FURTHER)
 COLOURS = {arm: pl.arm_colour(arm) for arm in ARMS}
-BASELINE_LINES = {"PCA": "--", "HVG": ":", "expression": "--", "untrained": "-."}
+BASELINE_LINES = {"PCA": "--", "HVG": ":", "expression": "-", "untrained": "-."}
 EndPoint = tuple[str, str, str, Sequence[str]]  # corpus, column, title, baselines
 
 

@@ -28,6 +28,7 @@ END_POINTS: dict[str, EndPoint] = {
     "simulated": ("simulated", "rare_f1", "rare macro-F1, simulated", _CELLS),
     "kang": ("kang", "rare_f1", "rare macro-F1, kang", _CELLS),
 }
+LEAST_GAIN = 0.02  # of corr over random, for a share of it to mean anything
 CAPTIONS = {
     "curves": (
         "Scores against training steps. Lines are means over seeds, points are single runs; dashed, dotted and "
@@ -180,6 +181,25 @@ def _claim(rows: pd.DataFrame, end_point: EndPoint) -> Iterator[str]:
     yield f"{title}: **{said}**."
     yield ""
     yield from _differences(found)
+    yield from _shared(found)
+
+
+def _shared(found: Mapping[str, Difference]) -> Iterator[str]:
+    """How much of corr's gain over random its controls have, where there is a gain."""
+    gain = found["corr - random"]
+    shares = {}
+    for control in ("weighted", "rewired", "levelled"):
+        other = found[f"{control} - random"]
+        if other.n and other.values.keys() == gain.values.keys() and gain.mean > LEAST_GAIN:
+            shares[control] = other.mean / gain.mean
+    if shares:
+        said = ", ".join(f"{control} {share:.0%}" for control, share in shares.items())
+        yield f"Of the gain of corr over random, controls of the same {_counted(gain.n, 'seed')} have: {said}."
+        yield ""
+
+
+def _counted(n: int, name: str) -> str:
+    return f"{n} {name}{'' if n == 1 else 's'}"
 
 
 def _differences(found: Mapping[str, Difference]) -> Iterator[str]:
@@ -316,6 +336,10 @@ def _limits(rows: pd.DataFrame) -> Iterator[str]:
     yield "- Intervals of three seeds are wide: what is not shown may be there."
     yield "- Blood alone, and one simulation: nothing about other tissues."
     yield "- Where all arms lie below plain principal components, a difference between arms says little of use."
+    yield (
+        "- An arm above principal components or variable genes is no proof of use: these are fitted on the labelled "
+        "training cells alone, the models on all cells of the corpus."
+    )
     yield "- The paper's own rules and models: they are not public; arms and graph are those of this package."
     yield ""
 
