@@ -1,6 +1,7 @@
 """Registers, spills and shared memory of every CUDA kernel: ``python benchmarks/cuda_resources.py [-a 80,90,100]``.
 
-Compiles csrc/cuda with nvcc, as the build does, and reads what ptxas says; needs no GPU. Exits with 1 where nvcc warns.
+Compiles csrc/cuda with nvcc, as the build does, and reads what ptxas says; needs no GPU. Exits with 1 where nvcc warns
+or a kernel spills.
 """
 
 from __future__ import annotations
@@ -29,16 +30,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-a", "--architectures", default="80,90,100", help="such as 80,90,100")
     parser.add_argument("--nvcc", default="/usr/local/cuda/bin/nvcc", help="the compiler")
-    parser.add_argument("files", nargs="*", type=Path, help="csrc/cuda/*.cu by default")
+    parser.add_argument("files", nargs="*", type=Path, help="all that nvcc compiles by default")
     options = parser.parse_args()
     print("| file | kernel | sm | registers | stack | spill stores, loads | shared bytes |")
     print("|---|---|---|---|---|---|---|")
-    for file in options.files or sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
+    every = [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), *sorted((ROOT / "benchmarks").glob("*.cu"))]
+    spilling = []
+    for file in options.files or every:
         for found in sorted(compiled(file, options), key=lambda one: (one["kernel"], int(one["arch"]))):
             spills = f"{found['stores']}, {found['loads']}"
             shared = found["shared"] or "0"
             row = (file.name, found["kernel"], found["arch"], found["registers"], found["stack"], spills, shared)
             print(f"| {' | '.join(row)} |", flush=True)
+            if spills != "0, 0":
+                spilling.append(f"{found['kernel']} on sm_{found['arch']}")
+    if spilling:
+        print(f"spills: {', '.join(spilling)}", file=sys.stderr)
+        raise SystemExit(1)
 
 
 def compiled(file: Path, options: argparse.Namespace) -> list[dict[str, str]]:

@@ -59,10 +59,10 @@ def main() -> None:
     train = np.random.default_rng(0).permutation(train)[: options.steps * options.batch_size]
     validation = Validation(corpus, held_out[: options.validate_cells], settings)
     ours, theirs = model(corpus, settings, 0.0), model(corpus, settings, options.attention_dropout)
-    start = validation(ours, torch.device("cpu"), lambda *_: None)["loss"]
+    start = validation(Objective(ours), torch.device("cpu"), lambda *_: None)["loss"]
     race = Race(corpus, settings, ours, train)
     race.run(theirs)
-    ends = [validation(one, torch.device("cpu"), lambda *_: None)["loss"] for one in (ours, theirs)]
+    ends = [validation(Objective(one), torch.device("cpu"), lambda *_: None)["loss"] for one in (ours, theirs)]
     report(options, corpus, race, start, ends)
 
 
@@ -141,17 +141,9 @@ class Race(transformers.TrainerCallback):
         values = update(self.objective, self.optimizer, step, input_ids, labels, batch.lengths, self.settings)
         self.seconds["ours"].append(time.perf_counter() - before)
         self.tokens.append(int(batch.lengths.sum()))
-        self.work.append(operations(self.ours.config, batch.lengths, values["masked"]))
+        self.work.append(1e12 * values["tflop"])
         self.sgemm.append(sgemm_flops(0.1))
         self.since = time.perf_counter()
-
-
-def operations(config: Any, lengths: torch.Tensor, masked: int) -> float:
-    """Floating-point operations of an update's products, forward and (twice that) backward: every layer at every real
-    token, the head at masked ones."""
-    hidden, length = config.hidden_size, lengths.double()
-    layer = 2 * length.sum() * (4 * hidden**2 + 2 * hidden * config.intermediate_size) + 4 * hidden * (length**2).sum()
-    return 3 * float(config.num_hidden_layers * layer + 2 * masked * (hidden**2 + hidden * config.vocab_size))
 
 
 def report(options: argparse.Namespace, corpus: Corpus, race: Race, start: float, ends: list[float]) -> None:

@@ -1,24 +1,28 @@
-"""All cells into a covariance and its edges: in passes where memory is short, taken up where it ended."""
+"""All cells into a covariance and its edges: in passes where memory is short, shared by processes, taken up again."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 
 from corrmask.covariance import Covariance
+from corrmask.distributed import Ranks
 from corrmask.errors import InputError
+from corrmask.moments import Moments
 from corrmask.parts import Part
 from corrmask.progress import Progress
 from corrmask.sources import Chunk, Source
+from corrmask.sources.device import DeviceRows
+from corrmask.staging import column_counts
 
 _FIRST_CELLS = 2048  # of each set of genes, to see how frequent they are
 
@@ -31,14 +35,24 @@ class Done:
     source: int = 0
     cell: int = 0
     n_empty: int = 0
-    digest: str = ""
+    chunks: list[tuple[int, int, str]] = field(default_factory=list)  # source, first cell and hash of each
 
-    def add(self, counts: sp.csr_array) -> None:
-        self.n_empty += int((np.asarray(counts.sum(axis=1)) == 0).sum())
-        digest = hashlib.blake2b(self.digest.encode(), digest_size=16)  # a chain: it can be taken up
-        for part in (np.diff(counts.indptr), counts.indices, counts.data):
+    def add(self, source: int, chunk: Chunk) -> None:
+        if isinstance(chunk.counts, DeviceRows):
+            self.n_empty += chunk.counts.n_empty()
+            self.chunks.append((source, chunk.start, chunk.counts.digest().hex()))
+            return
+        self.n_empty += int((np.asarray(chunk.counts.sum(axis=1)) == 0).sum())
+        digest = hashlib.blake2b(digest_size=16)
+        for part in (np.diff(chunk.counts.indptr), chunk.counts.indices, chunk.counts.data):
             digest.update(np.ascontiguousarray(part).data)
-        self.digest = digest.hexdigest()
+        self.chunks.append((source, chunk.start, digest.hexdigest()))
+
+    @property
+    def digest(self) -> str:
+        """Hash of all cells: the same for any number of processes."""
+        ordered = sorted(map(tuple, self.chunks))
+        return hashlib.blake2b(json.dumps(ordered).encode(), digest_size=16).hexdigest()
 
 
 def accumulate(
@@ -51,6 +65,7 @@ def accumulate(
     within: str | Sequence[Any] | None,
     part: Part | None,
     seconds: float,
+    ranks: Ranks,
     progress: Progress,
     **thresholds: Any,
 ) -> Done:
@@ -68,6 +83,9 @@ def accumulate(
         As `corrmask.correlation_graph` takes it.
     part, seconds
         Where the sums are kept, each time so many seconds have passed, and taken up from; None keeps none.
+    ranks
+        The processes that share the cells: chunk i of source s is read by rank (s + i) modulo their number, and the
+        sums of all are added up before the edges are found. With several, `part` is None.
     progress
         Called as progress("correlate", cells done, cells).
     thresholds
@@ -77,24 +95,54 @@ def accumulate(
     if part is not None and part.state is not None:
         done = Done(**part.state["done"])
         _read(part, accumulated, edges)
-    elif len({frozenset(source.genes) for source in sources}) > 1:
-        accumulated.rank(_frequency(sources, genes))
+    elif ranks.world > 1 or len({frozenset(source.genes) for source in sources}) > 1:
+        accumulated.rank(ranks.together(partial(_frequency, sources, genes)))
     written = time.monotonic()
-    for number in range(done.passes, len(passes)):
+
+    def read(number: int) -> None:
+        nonlocal written
         stage = "correlate" if len(passes) == 1 else f"correlate, pass {number + 1} of {len(passes)}"
-        if number and done.cell == 0:
-            accumulated.select(*passes[number])
-        for chunk, gene_of_column, levels, source in _chunks(sources, genes, within, partial(progress, stage), done):
+        chunks = _chunks(sources, genes, within, ranks, partial(progress, stage), done)
+        for chunk, gene_of_column, levels, source in chunks:
             accumulated.update(chunk.counts, levels, gene_of_column)
             if number == 0:
-                done.add(chunk.counts)
+                done.add(source, chunk)
             done.source, done.cell = source, chunk.start + chunk.counts.shape[0]
             if part is not None and time.monotonic() - written >= seconds:
                 _write(part, accumulated, edges, done)
                 written = time.monotonic()
+
+    for number in range(done.passes, len(passes)):
+        if number and done.cell == 0:
+            accumulated.select(*passes[number])
+        ranks.together(partial(read, number))
+        if ranks.world > 1:
+            if number == 0:
+                _add_up_moments(accumulated, ranks)
+                seen = ranks.gather((done.n_empty, done.chunks))
+                done.n_empty, done.chunks = sum(one[0] for one in seen), [chunk for one in seen for chunk in one[1]]
+            ranks.add_up(accumulated.gram)
         accumulated.update_edges(*edges, **thresholds)
         done.passes, done.source, done.cell = number + 1, 0, 0
     return done
+
+
+def _add_up_moments(accumulated: Covariance, ranks: Ranks) -> None:
+    """Sum the moments of all ranks, in place: each may have seen other sets of genes and other levels."""
+    cells: dict[bytes, dict[str, int]] = {}
+    for seen in ranks.gather({measured: moments.level_cells for measured, moments in accumulated.moments.items()}):
+        for measured, level_cells in seen.items():
+            known = cells.setdefault(measured, {})
+            for level, count in level_cells.items():
+                known[level] = known.get(level, 0) + count
+    own, accumulated.moments = accumulated.moments, {}
+    for measured, level_cells in cells.items():
+        moments = own.get(measured) or Moments(accumulated.n_genes, accumulated.device)
+        rows = moments.rows_of_levels(list(level_cells))
+        moments.sums, moments.level_cells = moments.sums[rows], level_cells
+        for tensor in (moments.sums, moments.squares, moments.expressed):
+            ranks.add_up(tensor)
+        accumulated.moments[measured] = moments
 
 
 def _write(part: Part, accumulated: Covariance, edges: tuple[torch.Tensor, torch.Tensor], done: Done) -> None:
@@ -137,6 +185,7 @@ def _chunks(
     sources: list[Source],
     genes: np.ndarray,
     within: str | Sequence[Any] | None,
+    ranks: Ranks,
     progress: Callable[[int, int], None],
     done: Done,
 ) -> Iterator[tuple[Chunk, np.ndarray, np.ndarray | None, int]]:
@@ -151,7 +200,11 @@ def _chunks(
     for number, source in enumerate(sources):
         gene_of_column = _places(source, genes)
         obs = [within] if isinstance(within, str) else []
-        for chunk in source.chunks(obs, first_cell=first_cell if number == first else 0) if number >= first else ():
+        if number < first:
+            before += source.n_cells
+            continue
+        share = (ranks.rank - number) % ranks.world, ranks.world
+        for chunk in source.chunks(obs, first_cell=first_cell if number == first else 0, share=share):
             at = before + chunk.start
             levels = None
             if isinstance(within, str):
@@ -178,6 +231,6 @@ def _frequency(sources: list[Source], genes: np.ndarray) -> np.ndarray:
     for source in {frozenset(source.genes): source for source in reversed(sources)}.values():
         places = _places(source, genes)
         counts = next(source.chunks(max_cells=_FIRST_CELLS, workers=0)).counts
-        total[places] += np.bincount(counts.indices, minlength=len(places)) / counts.shape[0]
+        total[places] += column_counts(counts, len(places)) / counts.shape[0]
         n_sets[places] += 1
     return total / n_sets

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from corrmask.arguments import checked
 from corrmask.corpus import Corpus
 from corrmask.errors import InputError
 from corrmask.graph import GeneGraph
@@ -26,6 +27,7 @@ from corrmask.vocabulary import Vocabulary
 ARMS = ("random", "weighted", "corr", "levelled", "module", "rewired")
 
 
+@checked
 def make_masker(
     arm: str,
     *,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xxhash
 from torch import Tensor
 
 from corrmask.corpus_files import OBS_NAME, STREAM_END, TOKEN_COLUMNS
@@ -47,7 +47,7 @@ class CorpusWriter:
         self.vocabulary = vocabulary
         self.n_cells = 0
         self._dtype = np.uint16 if vocabulary.size <= 2**16 else np.int32
-        self._digest = hashlib.blake2b(digest_size=16)
+        self._digest = xxhash.xxh3_128()
         self._schema: pa.Schema | None = None
         self._shards: list[str] = []
         self._in_shard = 0
@@ -96,7 +96,7 @@ class CorpusWriter:
     def _count(self, batch: pa.RecordBatch) -> None:
         """Add a batch to the hash of the content."""
         for part in (batch.column("input_ids").flatten(), batch.column("length")):
-            self._digest.update(part.to_numpy().tobytes())
+            self._digest.update(part.to_numpy())
 
     def append(self, input_ids: Tensor, lengths: Tensor, obs: pd.DataFrame) -> None:
         """Add cells.
@@ -119,7 +119,7 @@ class CorpusWriter:
         columns: dict[str, pa.Array] = {
             "input_ids": pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens)),
             "length": pa.array(lengths_np),
-            OBS_NAME: pa.array(obs.index.astype(str).to_numpy(dtype=object), type=pa.string()),
+            OBS_NAME: pa.array(obs.index.to_numpy(dtype=object), type=pa.string()),
         }
         for name in obs.columns:
             columns[str(name)] = _arrow_column(obs[name])

@@ -34,7 +34,7 @@ def no_edges(n_genes: int, top_k: int, device: torch.device | str | None = None)
 
 
 class Covariance:
-    """Accumulators (cells, sums, Gram) of log1p-normalised counts. They add up: over chunks, files and machines.
+    """Accumulators (cells, sums, Gram) of log1p-normalised counts. They add up: over chunks, devices and machines.
 
     Genes stand by rank: by falling frequency in the first chunk. Sums are kept for each set of genes that was measured.
 
@@ -57,6 +57,18 @@ class Covariance:
         int32 tensor [G]: the place of each gene in all that follows.
     moments
         Sums of the cells of each set of measured genes, by the set: bytes of bool [G], genes in their own order.
+
+    Examples
+    --------
+    Several GPUs take chunks in turn; one order of the genes lets their sums be added as they stand.
+
+    >>> sums = [Covariance(n_genes, device=f"cuda:{i}") for i in range(torch.cuda.device_count())]
+    >>> for one in sums:
+    ...     one.rank(frequency)
+    >>> for number, counts in enumerate(chunks):
+    ...     sums[number % len(sums)].update(counts)
+    >>> for other in sums[1:]:
+    ...     sums[0].add(other)
     """
 
     def __init__(
@@ -82,8 +94,10 @@ class Covariance:
         self.gram = torch.empty(0, dtype=torch.float64, device=self.device)  # what was there goes first
         size = panel_start(last, self.n_genes) - panel_start(first, self.n_genes)
         try:
-            self.gram = torch.zeros(size, dtype=torch.float64, device=self.device)
-        except RuntimeError:
+            # numpy's zeros stand in large pages, not touched before they are used: a quarter of the time of torch's.
+            on_cpu = self.device.type == "cpu"
+            self.gram = torch.from_numpy(np.zeros(size)) if on_cpu else self.gram.new_zeros(size)
+        except (RuntimeError, MemoryError):
             raise InputError(
                 f"graph of {self.n_genes:,} genes: the products need {size * 8 / 1e9:.1f} GB of memory; give less with "
                 "--memory (memory=), or use fewer genes"
@@ -121,9 +135,12 @@ class Covariance:
         """The sums of the set of genes that is measured, bool [G]."""
         return self.moments.setdefault(measured.tobytes(), Moments(self.n_genes, self.device))
 
-    def _level_rows(self, moments: Moments, levels: np.ndarray) -> np.ndarray:
+    def _level_rows(self, moments: Moments, levels: np.ndarray | None, n_cells: int) -> np.ndarray:
         """The row of `moments.sums` of each cell, which is counted in its level: int64 [n]."""
-        names, inverse, counts = np.unique(levels.astype(str), return_inverse=True, return_counts=True)
+        if levels is None:
+            names, inverse, counts = np.array(["all"]), np.zeros(n_cells, dtype=np.int64), np.array([n_cells])
+        else:
+            names, inverse, counts = np.unique(levels.astype(str), return_inverse=True, return_counts=True)
         rows = moments.rows_of_levels([str(name) for name in names])
         if self.first_panel == 0:
             for name, count in zip(names, counts, strict=True):
@@ -136,7 +153,8 @@ class Covariance:
         Parameters
         ----------
         counts
-            CSR [n, n_columns] of float32, float64, int32 or int64, of scipy or cupy; columns unique within a cell.
+            CSR [n, n_columns] of float32, float64, int32 or int64, of scipy, of cupy or
+            `corrmask.sources.device.DeviceRows`; columns unique within a cell.
         levels
             [n] names of the level of each cell (for correlation within levels); None puts all into one.
         genes
@@ -151,9 +169,7 @@ class Covariance:
         measured = np.zeros(self.n_genes, dtype=bool)
         measured[genes[genes >= 0]] = True
         moments = self._moments_of(measured)
-        level_rows = self._level_rows(
-            moments, np.full(counts.shape[0], "all") if levels is None else np.asarray(levels)
-        )
+        level_rows = self._level_rows(moments, None if levels is None else np.asarray(levels), counts.shape[0])
         places = np.append(self.ranks.numpy(), np.int32(-1))[genes]
         indptr, indices, values, levels_there, places_there = self._staging.rows(counts, level_rows, places)
         ops.covariance_update(
@@ -198,7 +214,7 @@ class Covariance:
                 setattr(moments, name, torch.from_numpy(parts[f"{name}_{number}"]).to(self.device))
 
     def add(self, other: Covariance) -> None:
-        """Add the accumulators of other cells over the same genes, in place.
+        """Add the accumulators of other cells over the same genes, in place; they may stand on another device.
 
         Raises
         ------
@@ -217,12 +233,12 @@ class Covariance:
         theirs[self.ranks.long()] = other.ranks.long()  # [G]: where the gene of our rank stands with them
         self._add_gram(other, theirs.numpy())
         for measured, moments in other.moments.items():
-            self.moments.setdefault(measured, Moments(self.n_genes, self.device)).add(moments, theirs.to(self.device))
+            self.moments.setdefault(measured, Moments(self.n_genes, self.device)).add(moments, theirs)
 
     def _add_gram(self, other: Covariance, theirs: np.ndarray) -> None:
         """Add the Gram matrix of another order of genes, row by row."""
         if torch.equal(self.ranks, other.ranks):
-            self.gram += other.gram
+            self.gram += other.gram.to(self.device)
             return
         for low in range(self.n_genes):
             high = np.arange(low, self.n_genes)
@@ -230,7 +246,7 @@ class Covariance:
             place = panels_offset(np.minimum(a, b), np.maximum(a, b), self.n_genes)
             self.gram[torch.from_numpy(panels_offset(np.full_like(high, low), high, self.n_genes))] += other.gram[
                 torch.from_numpy(place)
-            ]
+            ].to(self.device)
 
     def update_edges(
         self, partners: torch.Tensor, weights: torch.Tensor, *, min_cells: int, min_corr: float, positive: bool = False

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from corrmask.errors import InputError
 
 T = TypeVar("T")
+_PIECE = 1 << 24  # values of a tensor that are sent together
 
 
 def is_first() -> bool:
@@ -66,6 +67,44 @@ class Ranks:
         if told[1] is not None:
             raise result[1] or InputError(told[1])
         return told[0]
+
+    def gather(self, value: T) -> list[T]:
+        """What each rank gives, by rank, on all of them."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def together(self, work: Callable[[], T]) -> T:
+        """What `work` gives on this rank, once it has ended on all.
+
+        Raises
+        ------
+        InputError
+            `work` raised it on any rank: then the first one is raised on all, so that none waits for the others.
+        """
+        result: Any = None
+        fault = None
+        try:
+            result = work()
+        except InputError as error:
+            if self.world == 1:
+                raise
+            fault = error
+        for told in self.gather(None if fault is None else str(fault)):
+            if told is not None:
+                raise InputError(told) from fault
+        return result
+
+    def add_up(self, tensor: torch.Tensor) -> None:
+        """Sum a tensor over all ranks, in place and in pieces: a copy of it may not fit beside it."""
+        if self.world == 1:
+            return
+        for piece in tensor.view(-1).split(_PIECE):
+            there = piece.to(self.device)
+            dist.all_reduce(there)
+            piece.copy_(there)
 
     def barrier(self) -> None:
         """Wait for all."""

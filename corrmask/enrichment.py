@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from corrmask.arguments import checked
 from corrmask.errors import InputError
 from corrmask.graph import GeneGraph
 from corrmask.rewiring import rewire
@@ -40,8 +41,16 @@ class Enrichment:
         return self.table.loc[self.table["q"] <= q, "group"].nunique() / self.n_groups
 
 
-def read_gene_sets(path: str | Path) -> dict[str, list[str]]:
+@checked
+def read_gene_sets(path: str | Path, gene_column: str | None = None) -> dict[str, list[str]]:
     """Gene sets of a ``.gmt`` (name, description, genes; by tab) or of a table with a header, set and gene a line.
+
+    Parameters
+    ----------
+    path
+        The file; a table may be ``.csv``, anything else is taken as separated by tabs; ``.gz`` is unpacked.
+    gene_column
+        Column of the table with the genes, where it is not the second; the first names the set.
 
     Raises
     ------
@@ -65,11 +74,14 @@ def read_gene_sets(path: str | Path) -> dict[str, list[str]]:
                     raise ValueError(f"line {number}: {f'set {name!r} stands twice' if name in sets else 'no set'}")
                 sets[name] = list(dict.fromkeys(filter(None, genes[1:])))
         else:
-            table = pd.read_csv(path, sep="," if ".csv" in kinds else "\t", dtype=str, usecols=[0, 1]).dropna()
+            table = pd.read_csv(path, sep="," if ".csv" in kinds else "\t", dtype=str)
+            if gene_column is not None and gene_column not in table.columns[1:]:
+                raise ValueError(f"there is no column {gene_column!r} of genes among {', '.join(table.columns)}")
+            table = table[[table.columns[0], gene_column or table.columns[1]]].dropna()
             table = table.apply(lambda column: column.str.strip())
             for name, genes in table.groupby(table.columns[0], sort=False):
                 sets[str(name)] = list(dict.fromkeys(genes.iloc[:, 1]))
-    except (ValueError, OSError, EOFError, zlib.error) as error:
+    except (ValueError, IndexError, OSError, EOFError, zlib.error) as error:
         raise InputError(
             f"gene sets {str(path)!r} cannot be read ({' '.join(str(error).split())}); give a .gmt, or a table with a "
             "header whose first columns are set and gene"
@@ -79,6 +91,7 @@ def read_gene_sets(path: str | Path) -> dict[str, list[str]]:
     return sets
 
 
+@checked
 def neighbourhoods(graph: GeneGraph) -> dict[str, list[str]]:
     """Each gene with its partners: what one seed masks."""
     groups = {}
@@ -88,6 +101,7 @@ def neighbourhoods(graph: GeneGraph) -> dict[str, list[str]]:
     return groups
 
 
+@checked
 def enrich(
     groups: Mapping[str, Sequence[str]],
     gene_sets: Mapping[str, Sequence[str]],
@@ -149,6 +163,7 @@ def enrich(
     return Enrichment(table, len(in_groups), n_tests, len(position))
 
 
+@checked
 def enrich_graph(
     graph: GeneGraph, gene_sets: Mapping[str, Sequence[str]], *, by: str = "neighbourhoods", seed: int = 0
 ) -> tuple[Enrichment, Enrichment]:

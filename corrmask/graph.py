@@ -17,7 +17,9 @@ import scipy.sparse as sp
 import torch
 
 from corrmask.accumulation import accumulate, check_levels
+from corrmask.arguments import checked
 from corrmask.covariance import Covariance, no_edges
+from corrmask.distributed import ALONE, Ranks
 from corrmask.errors import InputError, InputWarning
 from corrmask.files import check_output, replacing, write_h5ad
 from corrmask.genes import name_by_id, united_genes
@@ -26,6 +28,7 @@ from corrmask.ops.covariance_update import panels_size, panels_within
 from corrmask.parts import kept_part
 from corrmask.progress import Progress, silent
 from corrmask.sources import check_resumable, open_sources
+from corrmask.staging import on_host
 from corrmask.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1_000_000_000  # what the cells at hand take beside the products
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class GeneGraph:
     """Directed edges from each gene to its partners, strongest first.
@@ -73,6 +77,7 @@ class GeneGraph:
         """Among the partners of how many genes each gene is: int64 [G]; large for hubs."""
         return np.bincount(self.indices, minlength=self.n_genes)
 
+    @checked
     def hubs(self, n: int = 10) -> list[tuple[str, int]]:
         """The `n` genes that are partners of most others, and of how many."""
         degree = self.in_degree()
@@ -83,6 +88,21 @@ class GeneGraph:
         # A copy: what scipy sorts or sums in place would part the graph's weights from their partners.
         return sp.csr_array((self.weights, self.indices, self.indptr), shape=(self.n_genes, self.n_genes), copy=True)
 
+    def to_cupy(self) -> Any:
+        """`to_scipy` in the memory of cupy's current device: `cupyx.scipy.sparse.csr_matrix` [G, G].
+
+        Raises
+        ------
+        InputError
+            cupy is not installed.
+        """
+        try:
+            from cupyx.scipy.sparse import csr_matrix
+        except ImportError:
+            raise InputError("to_cupy: cupy is not installed; `pip install cupy-cuda13x`, or use to_scipy()") from None
+        return csr_matrix(sp.csr_matrix(self.to_scipy()))
+
+    @checked
     def to_anndata(self, adata: AnnData | None = None, key: str = "correlation") -> AnnData:
         """Genes in `var`, the graph in ``varp[key]``, provenance in ``uns["corrmask"]``; no cells.
 
@@ -126,6 +146,7 @@ class GeneGraph:
         return adata
 
     @classmethod
+    @checked
     def from_anndata(cls, adata: AnnData, key: str = "correlation", name: str = "graph") -> GeneGraph:
         """Read the graph from ``adata.varp[key]``; rows are put in order of descending |r|, then ascending gene.
 
@@ -147,7 +168,7 @@ class GeneGraph:
             raise InputError(
                 f"{name}: varp has no {key!r} (it has {sorted(adata.varp)}); write one with `corrmask graph`"
             )
-        matrix = sp.coo_array(sp.csr_array(adata.varp[key]))
+        matrix = sp.coo_array(sp.csr_array(on_host(adata.varp[key])))
         weights = matrix.data.astype(np.float32)
         if np.any(matrix.row == matrix.col):
             raise InputError(f"{name}: varp[{key!r}] must have an empty diagonal; remove it (matrix.setdiag(0))")
@@ -159,6 +180,7 @@ class GeneGraph:
         provenance = dict(adata.uns.get("corrmask", {}))
         return cls(indptr, matrix.col[order].astype(np.int32), weights[order], names, provenance)
 
+    @checked
     def write(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write ``.h5ad`` or ``.zarr``, whole or not at all.
 
@@ -179,6 +201,7 @@ class GeneGraph:
                     adata.write_zarr(temporary)
 
     @classmethod
+    @checked
     def read(cls, path: str | Path) -> GeneGraph:
         """Read what `write` wrote, or any AnnData with ``varp["correlation"]``.
 
@@ -199,6 +222,7 @@ class GeneGraph:
         return cls.from_anndata(adata, name=f"graph {str(path)!r}")
 
 
+@checked
 def correlation_graph(
     data: Any,
     *,
@@ -219,6 +243,7 @@ def correlation_graph(
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 120.0,
     resume: bool = False,
+    ranks: Ranks = ALONE,
     progress: Progress = silent,
 ) -> GeneGraph:
     """Build the dependency graph of genes from the Pearson correlation of log1p-normalised counts.
@@ -251,7 +276,8 @@ def correlation_graph(
     target_sum
         Counts per cell after normalisation.
     device
-        "cpu" (or None), or a CUDA device: the products are formed there, chunks are read on the host and copied.
+        "cpu" (or None), or a CUDA device: the products are formed there, chunks are read on the host and copied. Cells
+        that lie there already, in a CSR of cupy (as of rapids-singlecell) or torch, are taken without a copy.
     matrix
         "X", "raw" or "layers/NAME" of each file.
     gene_column
@@ -273,6 +299,10 @@ def correlation_graph(
     resume
         Go on from what `checkpoint` holds; the graph has the same bytes as without the interruption. Files and
         parameters must be the same; where nothing was kept, all is done.
+    ranks
+        The processes that share the cells (`corrmask.distributed.joined`, under `torchrun`), each of which calls this
+        function with the same arguments and gets the same graph. Chunk i of source s is read by rank (s + i) modulo
+        their number; the sums are added up over all of them. They keep no `checkpoint`.
     progress
         Called as progress("correlate", cells done, cells), of several passes as "correlate, pass 1 of 3".
 
@@ -286,30 +316,30 @@ def correlation_graph(
     InputError
         Bad values, no common gene, a missing column, an argument out of range: one line.
     """
-    device = torch.device(device or "cpu")
+    try:
+        device = torch.device(device or "cpu")
+    except RuntimeError:
+        raise InputError(f"correlation_graph: 'device' must be 'cpu' or a CUDA device, got {device!r}") from None
     if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
         raise InputError(f"correlation_graph: device {str(device)!r} cannot be used here; use 'cpu' or a CUDA device")
-    if sign not in ("absolute", "positive"):
-        raise InputError(f"correlation_graph: 'sign' must be 'absolute' or 'positive', got {sign!r}")
-    if not isinstance(top_k, int) or top_k < 1:
+    if top_k < 1:
         raise InputError(f"correlation_graph: 'top_k' must be a whole number of at least 1, got {top_k!r}")
     if not 0 <= min_corr <= 1:
         raise InputError(f"correlation_graph: 'min_corr' must be in 0 .. 1, got {min_corr}")
-    budget = memory_budget(memory) - CHUNK_BYTES
-    if budget <= 0:
-        raise InputError(f"correlation_graph: 'memory' must be more than 1GB, which the cells take, got {memory!r}")
-    if device.type == "cuda":  # a chunk takes a few times its size: its entries by gene, its dense panels
-        free = torch.cuda.mem_get_info(device)[0]
-        budget = min(budget, int(0.8 * free) - 4 * CHUNK_BYTES)
-        if budget <= 0:
-            raise InputError(f"correlation_graph: {device} has {free / 1e9:.1f} GB free, too little; use device='cpu'")
-    if min_cells < 0:
-        raise InputError(f"correlation_graph: 'min_cells' must not be negative, got {min_cells}")
+    budget = min(ranks.gather(ranks.together(lambda: _gram_budget(memory, device))))
+    if not 0 <= min_cells < 2**63:
+        raise InputError(f"correlation_graph: 'min_cells' must be in 0 .. 2**63 - 1, got {min_cells}")
     if resume and checkpoint is None:
         raise InputError("correlation_graph: 'resume' needs the folder that was given as 'checkpoint'")
+    if checkpoint is not None and ranks.world > 1:
+        raise InputError(
+            f"correlation_graph: {ranks.world} processes keep no 'checkpoint' to resume from; leave it out, or use one"
+        )
     if not 0 < target_sum < np.inf:
         raise InputError(f"correlation_graph: 'target_sum' must be positive and finite, got {target_sum}")
-    sources = open_sources(data, matrix=matrix, gene_column=gene_column, normalized=normalized)
+    sources = ranks.together(
+        lambda: open_sources(data, matrix=matrix, gene_column=gene_column, normalized=normalized, device=device)
+    )
     renaming = name_by_id(sources, gene_map, prefer=() if vocabulary is None else vocabulary.genes)
     genes = united_genes(sources)
     if isinstance(within, str):
@@ -355,6 +385,7 @@ def correlation_graph(
             within=within,
             part=part,
             seconds=checkpoint_seconds,
+            ranks=ranks,
             progress=progress,
             min_cells=min_cells,
             min_corr=min_corr,
@@ -378,6 +409,7 @@ def correlation_graph(
         "genes_hash": _hash_of(map(str, genes)),
         "accumulator_bytes": accumulated.memory_bytes,
         "passes": len(passes),
+        "processes": ranks.world,
         "versions": _versions(),
     }
     return GeneGraph(
@@ -387,6 +419,22 @@ def correlation_graph(
         genes,
         provenance,
     )
+
+
+def _gram_budget(memory: str | float | None, device: torch.device) -> int:
+    """Bytes that the products may take, beside the cells at hand."""
+    budget = memory_budget(memory) - CHUNK_BYTES
+    if budget <= 0 and memory is None:
+        free = memory_budget(None) / 1e9
+        raise InputError(f"correlation_graph: {free:.1f} GB of memory can be used here, the cells take 1 GB; free some")
+    if budget <= 0:
+        raise InputError(f"correlation_graph: 'memory' must be more than 1GB, which the cells take, got {memory!r}")
+    if device.type == "cuda":  # a chunk takes a few times its size: its entries by gene, its dense panels
+        free = torch.cuda.mem_get_info(device)[0]
+        budget = min(budget, int(0.8 * free) - 4 * CHUNK_BYTES)
+        if budget <= 0:
+            raise InputError(f"correlation_graph: {device} has {free / 1e9:.1f} GB free, too little; use device='cpu'")
+    return budget
 
 
 def _hash_of(names: Iterable[str]) -> str:

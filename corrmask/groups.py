@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from corrmask.arguments import checked
 from corrmask.errors import InputError, InputWarning
 from corrmask.graph import GeneGraph
 from corrmask.progress import Progress, silent
@@ -31,11 +33,12 @@ def threshold(probability: float, name: str = "probability") -> int:
     InputError
         It is not in 0 .. 1; the message names it by `name`.
     """
-    if not 0 <= probability <= 1:
-        raise InputError(f"{name!r} must be in 0 .. 1, got {probability}")
+    if not isinstance(probability, Real) or not 0 <= probability <= 1:
+        raise InputError(f"{name!r} must be in 0 .. 1, got {probability!r}")
     return round(probability * 2**32)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class GroupTable:
     """Groups over a vocabulary of V tokens, as `corrmask.ops.sample_groups` takes them.
@@ -112,6 +115,7 @@ class GroupTable:
         """The same groups with other `accept` and `take`."""
         return replace(self, accept=accept, take=take)
 
+    @checked
     def calibrate(
         self,
         corpus: Corpus,
@@ -157,6 +161,11 @@ class GroupTable:
 
         if not 1e-6 <= rate <= 1:
             raise InputError(f"calibrate: 'rate' must be in 1e-6 .. 1, got {rate}")
+        if not 1 <= max_len < 2**31 or not 0 <= seed < 2**63 or not 0 <= (max_group or 0) < 2**31:
+            raise InputError(
+                "calibrate: 'max_len' must be in 1 .. 2**31 - 1, 'seed' in 0 .. 2**63 - 1 and 'max_group' in "
+                f"0 .. 2**31 - 1, got {max_len}, {seed} and {max_group}"
+            )
         sampling = {
             "rate_ppm": round(rate * 10**6),
             "seed": seed,
@@ -175,11 +184,13 @@ class GroupTable:
         )
 
     @classmethod
+    @checked
     def without_groups(cls, vocabulary: Vocabulary) -> GroupTable:
         """No gene brings another: random masking."""
         return cls._from_lists(_ungrouped(vocabulary), np.zeros(1), np.zeros(0))
 
     @classmethod
+    @checked
     def from_graph(cls, graph: GeneGraph, vocabulary: Vocabulary, *, min_overlap: float = 0.5) -> GroupTable:
         """Neighbourhoods: each gene brings its partners in the graph, strongest first.
 
@@ -229,13 +240,14 @@ class GroupTable:
                 f"graph: {len(grouped):,} of the {vocabulary.n_genes:,} genes of the vocabulary have partners; all "
                 "others are masked for themselves, as at random",
                 InputWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         token_group = _ungrouped(vocabulary)
         token_group[grouped] = np.arange(len(grouped))
         return cls._from_lists(token_group, np.concatenate([[0], np.cumsum(sizes)]), partner)
 
     @classmethod
+    @checked
     def from_modules(cls, modules: Mapping[str, Sequence[str]], vocabulary: Vocabulary) -> GroupTable:
         """Modules: the genes of one module share one group, in the order given.
 

@@ -6,19 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from corrmask.collating import EpochTold, cell_ids, content_id, tokens_of
+from corrmask.arguments import checked
+from corrmask.collating import EpochTold, Passes, cell_ids, check_batch, content_id, tokens_of
 from corrmask.errors import InputError
 from corrmask.groups import SPECIAL, GroupTable
 from corrmask.masking import CorrMasker
 from corrmask.vocabulary import Vocabulary
 
-__all__ = ["CorrMaskCollator", "content_id"]
+__all__ = ["CorrMaskCollator", "Passes", "content_id"]
 
 # Where Geneformer's tokenizer and its collator keep the token dictionary.
 _DICTIONARIES = ("gene_token_dict", "token_dictionary")
@@ -37,7 +37,8 @@ class CorrMaskCollator(EpochTold):
     place, unless it is given ``remove_unused_columns=False``.
 
     The *epoch* is told by `set_epoch`, or by `callback` in a Trainer; without either, each epoch has the same masks, of
-    which a second pass warns.
+    which a second pass warns. A column ``epoch`` of the examples goes before it: `Passes` adds it to a stream, so
+    that a Trainer over one can be resumed.
 
     Parameters
     ----------
@@ -75,6 +76,7 @@ class CorrMaskCollator(EpochTold):
     >>> Trainer(model, args, data_collator=collator, train_dataset=cells, callbacks=[collator.callback()]).train()
     """
 
+    @checked
     def __init__(
         self,
         tokenizer: Any,
@@ -97,17 +99,13 @@ class CorrMaskCollator(EpochTold):
         super().__init__()
         if whole_word_mask:
             raise InputError("CorrMaskCollator: 'whole_word_mask' must be False; 'groups' say what is masked together")
-        if not isinstance(groups, GroupTable):
-            raise InputError(f"CorrMaskCollator: 'groups' must be a GroupTable, got {type(groups).__name__}")
         for name, share, least in (
             ("mlm_probability", mlm_probability, 1e-6),
             ("mask_replace_prob", mask_replace_prob, 0),
             ("random_replace_prob", random_replace_prob, 0),
         ):
-            if not isinstance(share, Real) or not least <= share <= 1:
+            if not least <= share <= 1:
                 raise InputError(f"CorrMaskCollator: {name!r} must be in {least} .. 1, got {share!r}")
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-            raise InputError(f"CorrMaskCollator: 'seed' must be a whole number, got {seed!r}; masks are replayed by it")
         if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
             raise InputError(f"CorrMaskCollator: 'pad_to_multiple_of' must be 1 or more, got {pad_to_multiple_of}")
         _check_return_tensors(return_tensors)
@@ -149,9 +147,9 @@ class CorrMaskCollator(EpochTold):
         Parameters
         ----------
         features
-            Examples: mappings with ``input_ids`` and perhaps ``cell_id`` (all others, such as Geneformer's ``length``,
-            are passed over), or the tokens alone; tokens as a list, array or tensor of whole numbers. Pad tokens at the
-            end of one are padding.
+            Examples: mappings with ``input_ids`` and perhaps ``cell_id`` and ``epoch`` (all others, such as
+            Geneformer's ``length``, are passed over), or the tokens alone; tokens as a list, array or tensor of whole
+            numbers. Pad tokens at the end of one are padding.
         return_tensors
             "pt" or "np"; None takes the constructor's.
 
@@ -164,12 +162,12 @@ class CorrMaskCollator(EpochTold):
         Raises
         ------
         InputError
-            No examples, no ``input_ids``, tokens that are not in the vocabulary, or a ``cell_id`` that is none.
+            No examples, no ``input_ids``, tokens that are not in the vocabulary, or a ``cell_id`` or ``epoch`` that is
+            none.
         """
-        kind = return_tensors or self.return_tensors
+        kind = self.return_tensors if return_tensors is None else return_tensors
         _check_return_tensors(kind)
-        if len(features) == 0:
-            raise InputError("CorrMaskCollator: the batch holds no examples")
+        check_batch(features, "CorrMaskCollator")
         cells = [tokens_of(feature, "input_ids", "CorrMaskCollator") for feature in features]
         width = max(len(tokens) for tokens in cells)
         multiple = self.pad_to_multiple_of or 1
@@ -185,8 +183,13 @@ class CorrMaskCollator(EpochTold):
         if self.mlm:
             unpadded = [row[:length] for row, length in zip(padded, lengths, strict=True)]
             ids = cell_ids(features, unpadded, "CorrMaskCollator")
-            self.watch(ids)
-            input_ids, labels = self.masker(input_ids, torch.from_numpy(lengths), torch.from_numpy(ids), self.epoch)
+            plain = input_ids, torch.from_numpy(lengths), torch.from_numpy(ids)
+            epochs = self.by_epoch(features, ids)
+            masked = [self.masker(*(tensor[rows] for tensor in plain), epoch) for epoch, rows in epochs]
+            input_ids, labels = masked[0]
+            if len(epochs) > 1:
+                back = np.argsort(np.concatenate([rows for _, rows in epochs]))
+                input_ids, labels = (torch.cat(parts)[back] for parts in zip(*masked, strict=True))
         else:
             labels = input_ids.masked_fill(input_ids == self.pad_token_id, -100)
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
@@ -202,8 +205,8 @@ class CorrMaskCollator(EpochTold):
             )
 
 
-def _check_return_tensors(kind: str) -> None:
-    if kind not in ("pt", "np"):
+def _check_return_tensors(kind: Any) -> None:
+    if not isinstance(kind, str) or kind not in ("pt", "np"):
         raise InputError(f"CorrMaskCollator: 'return_tensors' must be 'pt' or 'np', got {kind!r}")
 
 

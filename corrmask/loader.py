@@ -216,7 +216,7 @@ class Loader:
                 masker.expand = self._expand(step)
             input_ids, labels = masker(input_ids, lengths, cell_ids, epoch=epoch)
             if self._packed:
-                input_ids, labels = _pack(input_ids, lengths), _pack(labels, lengths)
+                input_ids, labels = unpadded(input_ids, lengths), unpadded(labels, lengths)
                 cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
         return self._copied(LoadedBatch(step, epoch, input_ids, labels, lengths, cell_ids, cu_seqlens))
 
@@ -231,7 +231,8 @@ class Loader:
             return batch, self._stream.record_event()
 
 
-def _pack(padded: Tensor, lengths: Tensor) -> Tensor:
+def unpadded(padded: Tensor, lengths: Tensor) -> Tensor:
+    """The rows of int64 [B, L] one behind the other, each as far as it is long: int64 [sum of lengths]."""
     # numpy's slices cost a tenth of torch's
     cells = [row[:length] for row, length in zip(padded.numpy(), lengths.tolist(), strict=True)]
     return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *cells]))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from corrmask import ops
+from corrmask.arguments import checked
 from corrmask.errors import InputError
 from corrmask.groups import SPECIAL, GroupTable, threshold
 
@@ -55,6 +56,7 @@ class CorrMasker(nn.Module):
     accept: Tensor | None
     take: Tensor | None
 
+    @checked
     def __init__(
         self,
         groups: GroupTable,
@@ -75,8 +77,6 @@ class CorrMasker(nn.Module):
             raise InputError(f"CorrMasker: 'rate' must be in 1e-6 .. 1, got {rate}")
         if mask_prob + random_prob > 1 + 1e-12:
             raise InputError(f"CorrMasker: mask_prob + random_prob must be at most 1, got {mask_prob + random_prob}")
-        if unit not in ("token", "group"):
-            raise InputError(f"CorrMasker: 'unit' must be 'token' or 'group', got {unit!r}")
         if max_group is not None and not 0 <= max_group < 2**31:
             raise InputError(f"CorrMasker: 'max_group' must be None or in 0 .. 2**31 - 1, got {max_group}")
         if not 0 <= seed < 2**63:
@@ -94,6 +94,12 @@ class CorrMasker(nn.Module):
             if len(genes) == 0 or int(genes[-1]) - int(genes[0]) + 1 != len(genes):
                 raise InputError("CorrMasker: gene tokens do not follow one another; pass 'gene_token_range'")
             gene_token_range = int(genes[0]), int(genes[-1]) + 1
+        lo, hi = gene_token_range
+        if not 0 <= lo < hi <= groups.vocabulary_size:
+            raise InputError(
+                f"CorrMasker: 'gene_token_range' must be within 0 .. {groups.vocabulary_size}, its ends in order, "
+                f"got {lo} .. {hi}"
+            )
         never = torch.nonzero(groups.token_group == SPECIAL).ravel()
         self.special_token = int(never[0]) if len(never) else None  # one that is never masked
         self.rate_ppm = round(rate * 10**6)
@@ -155,14 +161,15 @@ class CorrMasker(nn.Module):
         self, input_ids: Tensor, lengths: Tensor, cell_ids: Tensor, epoch: int | Tensor
     ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
         """What both operators take: the batch and the groups, and the options."""
-        groups = self.token_group, self.group_indptr, self.group_tokens
+        tables: dict[str, Any] = self._buffers  # found faster than by attributes
+        groups = tables["token_group"], tables["group_indptr"], tables["group_tokens"]
         return (input_ids, lengths, cell_ids, *groups), {
             "rate_ppm": self.rate_ppm,
             "seed": self.seed,
             "epoch": epoch,
             "expand": self._expand,
-            "accept": self.accept,
-            "take": self.take,
+            "accept": tables["accept"],
+            "take": tables["take"],
             "max_group": self.max_group,
             "rotate": self.rotate,
         }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from corrmask.errors import InputError
 
 
 def memory_budget(memory: str | float | None) -> int:
-    """Bytes of a budget such as "4GB", "500 MB" or a number of bytes; None is four fifths of what is free.
+    """Bytes of a budget such as "4GB", "500 MB" or a number of bytes.
+
+    None is four fifths of what is free, shared by the processes that `torchrun` started on this machine.
 
     Raises
     ------
@@ -16,7 +19,7 @@ def memory_budget(memory: str | float | None) -> int:
         It is neither, or not positive.
     """
     if memory is None:
-        return int(0.8 * _available())
+        return int(0.8 * _available()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     found = re.fullmatch(r"(\d+(?:\.\d+)?(?:e[+]?\d+)?) *([kmgt]?)(i?)b?", str(memory).strip().lower())
     if found is None or float(found[1]) <= 0:
         raise InputError(f"memory {memory!r} must be an amount such as '4GB' or a number of bytes")

@@ -70,10 +70,13 @@ def build_model(
         return BertForMaskedLM(config)
 
 
-def save_model(model: Any, vocabulary: Vocabulary, folder: Path) -> None:
-    """Write ``config.json``, ``model.safetensors`` and ``vocabulary.json`` into a folder that exists."""
+def save_model(model: Any, vocabulary: Vocabulary, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+    """Write ``config.json``, ``model.safetensors`` and ``vocabulary.json`` into a folder that exists.
+
+    `weights` by name stand in for the model's own, where it holds but a part of them.
+    """
     with _quiet():
-        model.save_pretrained(folder, max_shard_size="1000GB")
+        model.save_pretrained(folder, state_dict=weights, max_shard_size="1000GB")
     vocabulary.save(folder / FILE_NAME)
 
 

@@ -6,10 +6,12 @@ import random
 
 import numpy as np
 
+from corrmask.arguments import checked
 from corrmask.errors import InputError
 from corrmask.graph import GeneGraph
 
 
+@checked
 def find_modules(graph: GeneGraph, *, resolution: float = 1.0, seed: int = 0) -> dict[str, list[str]]:
     """Communities of genes by Leiden (Traag, Waltman, van Eck, Sci Rep 2019) on |r|, both directions taken together.
 
@@ -39,6 +41,8 @@ def find_modules(graph: GeneGraph, *, resolution: float = 1.0, seed: int = 0) ->
         raise InputError("modules need igraph: pip install 'corrmask[train]'") from None
     if graph.n_edges == 0:
         raise InputError("modules: the graph has no edges; build it with a lower --min-corr or from more cells")
+    if not 0 < resolution < np.inf:
+        raise InputError(f"modules: 'resolution' must be positive and finite, got {resolution}")
     strength = abs(graph.to_scipy())
     symmetric = strength.maximum(strength.T).tocoo()
     once = symmetric.row < symmetric.col

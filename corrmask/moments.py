@@ -55,13 +55,14 @@ class Moments:
         return [row_of[name] for name in names]
 
     def add(self, other: Moments, theirs: torch.Tensor) -> None:
-        """Add those of other cells; `theirs` [G] is where the gene of our rank stands with them."""
+        """Add those of other cells, of any device; `theirs` [G] is where the gene of our rank stands with them."""
+        device, theirs = self.sums.device, theirs.to(other.sums.device)
         rows = self.rows_of_levels(list(other.level_cells))
         for name, cells in other.level_cells.items():
             self.level_cells[name] += cells
-        self.sums[rows] += other.sums[:, theirs]
-        self.squares += other.squares[theirs]
-        self.expressed += other.expressed[theirs]
+        self.sums[rows] += other.sums[:, theirs].to(device)
+        self.squares += other.squares[theirs].to(device)
+        self.expressed += other.expressed[theirs].to(device)
 
     def mean_factors(self) -> torch.Tensor:
         """sqrt(cells) * mean of each gene in each level, whose products centre the Gram: float64 [n_levels, G]."""

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from corrmask.loader import unpadded
+
 _PIECE = 512  # masked positions of which logits are held at once: 40 MB of float32 at 20,000 genes
 
 
@@ -46,27 +48,29 @@ class Packed(NamedTuple):
 
 
 def pack(input_ids: Tensor, labels: Tensor, lengths: Tensor, device: torch.device | str = "cpu") -> Packed:
-    """Lay the cells of a masked batch end to end.
+    """What the model takes of a masked batch.
 
     Parameters
     ----------
     input_ids, labels
-        int64 [B, L] on the CPU, as `corrmask.CorrMasker` gives them; labels are -100 where nothing is asked.
+        int64 on the CPU: [sum of lengths], as a packed `Loader` gives them, or [B, L], as `corrmask.CorrMasker` does;
+        labels are -100 where nothing is asked.
     lengths
         int64 [B] on the CPU.
     device
         Where the result is wanted. All that depends on the data is found out before, so that CUDA is not waited for.
     """
     device = torch.device(device)
-    column = torch.arange(input_ids.shape[1]).expand_as(input_ids)
-    real = column < lengths[:, None]
-    asked = labels[real]
-    masked = (asked != -100).nonzero()[:, 0]
-    parts = input_ids[real], column[real], masked, asked[masked]
+    if input_ids.dim() == 2:
+        input_ids, labels = unpadded(input_ids, lengths), unpadded(labels, lengths)
+    cell_of = torch.arange(len(lengths)).repeat_interleave(lengths)
+    positions = torch.arange(len(input_ids)) - (lengths.cumsum(0) - lengths)[cell_of]
+    masked = (labels != -100).nonzero()[:, 0]
+    counts = torch.bincount(cell_of[masked], minlength=len(lengths))
+    parts = input_ids, positions, masked, labels[masked]
     if device.type == "cuda":
         parts = tuple(part.pin_memory() for part in parts)  # type: ignore[assignment]
     tokens, positions, masked, targets = (part.to(device, non_blocking=True) for part in parts)
-    counts = ((labels != -100) & real).sum(1)
     return Packed(tokens, positions, Cells.of(lengths, device), masked, Cells.of(counts, device), targets)
 
 

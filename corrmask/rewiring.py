@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from corrmask.arguments import checked
+from corrmask.errors import InputError
 from corrmask.graph import GeneGraph
 
 _ROUNDS = 30  # every round offers each edge one swap; most are accepted, so 30 leave no memory of the start
 
 
+@checked
 def rewire(graph: GeneGraph, seed: int = 0) -> GeneGraph:
     """Shuffle the partners of a graph, keeping the number of partners and the in-degree of every gene.
 
@@ -28,6 +31,8 @@ def rewire(graph: GeneGraph, seed: int = 0) -> GeneGraph:
     GeneGraph
         ``provenance["rewired"]`` holds the seed.
     """
+    if seed < 0:
+        raise InputError(f"rewire: 'seed' must be 0 or more, got {seed}")
     rng = np.random.default_rng([seed, 0x5EED])
     owner = np.repeat(np.arange(graph.n_genes, dtype=np.int64), np.diff(graph.indptr))
     partner = graph.indices.astype(np.int64)

@@ -28,6 +28,8 @@ from corrmask.progress import Progress, silent
 from corrmask.sources import Source, check_resumable, open_sources
 from corrmask.vocabulary import FILE_NAME, Vocabulary
 
+CHUNK_NONZEROS = 4_000_000  # arrays of 16 MB, whose memory is used again: larger ones come from the system each time
+
 
 @dataclass(frozen=True)
 class TokenizeReport:
@@ -270,12 +272,13 @@ def _write(
             if number < state["source"]:
                 continue
             tokens = vocabulary.tokens_of(source.genes)
-            for chunk in source.chunks(obs, first_cell=state["cell"] if number == state["source"] else 0):
+            first_cell = state["cell"] if number == state["source"] else 0
+            for chunk in source.chunks(obs, first_cell=first_cell, max_nonzeros=CHUNK_NONZEROS):
                 input_ids, lengths = _encode(chunk.counts, tokens, vocabulary, max_len=max_len, normalized=normalized)
                 writer.append(input_ids, lengths, chunk.obs)
                 counts["n_cells"] += len(lengths)
                 counts["n_empty_cells"] += int((lengths == 0).sum())
-                counts["n_truncated_cells"] += _n_truncated(chunk.counts, tokens, max_len)
+                counts["n_truncated_cells"] += _n_truncated(chunk.counts, lengths.numpy(), tokens, max_len)
                 counts["n_tokens"] += int(lengths.sum())
                 cell = chunk.start + len(lengths)
                 part.save({"counts": counts, "source": number, "cell": cell, "writer": writer.state()})
@@ -287,15 +290,14 @@ def _write(
     return counts
 
 
-def _n_truncated(counts: sp.csr_array, tokens: np.ndarray, max_len: int) -> int:
-    """How many cells have more tokens than are kept; few have values enough to be looked at."""
-    long = counts[np.flatnonzero(np.diff(counts.indptr) > max_len)]
-    with_token = np.bincount(
-        np.repeat(np.arange(long.shape[0]), np.diff(long.indptr)),
-        weights=(long.data > 0) & (tokens[long.indices] >= 0),
-        minlength=long.shape[0],
-    )
-    return int((with_token > max_len).sum())
+def _n_truncated(counts: sp.csr_array, lengths: np.ndarray, tokens: np.ndarray, max_len: int) -> int:
+    """How many cells have more tokens than are kept: some of those that have `max_len`."""
+    full = np.flatnonzero((lengths == max_len) & (np.diff(counts.indptr) > max_len))
+    if (tokens >= 0).all() and counts.data.all():
+        return len(full)
+    long = counts[full]
+    with_token = (long.data > 0) & (tokens[long.indices] >= 0)
+    return int((np.add.reduceat(with_token, long.indptr[:-1], dtype=np.int64) > max_len).sum())
 
 
 def _hash_of(medians: np.ndarray | None) -> str | None:
@@ -316,7 +318,7 @@ def _with_medians(
     total, done = sum(source.n_cells for source in sources), 0
     for source in sources:
         columns = np.array([position[str(gene)] for gene in source.genes], dtype=np.int64)
-        for chunk in source.chunks():
+        for chunk in source.chunks(max_nonzeros=CHUNK_NONZEROS):
             counts = chunk.counts
             if normalized:
                 counts = sp.csr_array(

@@ -8,12 +8,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from corrmask import ops
-from corrmask.collating import EpochTold, cell_ids, tokens_of
+from corrmask.arguments import checked
+from corrmask.collating import EpochTold, cell_ids, check_batch, tokens_of
 from corrmask.errors import InputError
 from corrmask.groups import SPECIAL, GroupTable
 from corrmask.masking import CorrMasker
+from corrmask.staging import on_host
 
 _SAMPLING_STREAM = 6  # of the draws that choose genes for a cell with more than `max_length`
 
@@ -55,6 +58,11 @@ def mask_values(
     masked_values, mask : Tensor
         [B, L] of the dtype of `values`, and bool [B, L].
     """
+    for name, value, kind in (("masker", masker, CorrMasker), ("genes", genes, Tensor), ("values", values, Tensor)):
+        if not isinstance(value, kind):
+            raise InputError(f"mask_values: {name!r} must be a {kind.__name__}, got {type(value).__name__}")
+    if not isinstance(mask_value, (int, float)):
+        raise InputError(f"mask_values: 'mask_value' must be a number, got {type(mask_value).__name__}")
     if not values.dtype.is_signed and mask_value < 0:
         raise InputError(
             f"mask_values: 'values' of {values.dtype} cannot hold 'mask_value' {mask_value}; convert them "
@@ -79,7 +87,8 @@ class CorrMaskValueCollator(EpochTold):
 
     Masks, bins and the choice of genes are pure functions of (seed, epoch, cell id, the cell), and exactly
     `mlm_probability` of each cell's genes is masked. The *cell id* is the column ``id`` of the examples, as in scGPT's
-    data, or else a hash of the cell's genes. The *epoch* is told by `set_epoch`, or by `callback` in a Trainer.
+    data, or else a hash of the cell's genes. The *epoch* is told by `set_epoch`, or by `callback` in a Trainer, or is
+    the column ``epoch``, as in `corrmask.hf.CorrMaskCollator`.
 
     Parameters
     ----------
@@ -128,6 +137,7 @@ class CorrMaskValueCollator(EpochTold):
     >>> loss = masked_mse_loss(predicted, batch["expr"], batch["masked_expr"].eq(-1))
     """
 
+    @checked
     def __init__(
         self,
         groups: GroupTable,
@@ -150,12 +160,8 @@ class CorrMaskValueCollator(EpochTold):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        if not isinstance(groups, GroupTable):
-            raise InputError(f"{name}: 'groups' must be a GroupTable, got {type(groups).__name__}")
         if not 0 <= pad_token_id < groups.vocabulary_size or int(groups.token_group[pad_token_id]) != SPECIAL:
             raise InputError(f"{name}: 'pad_token_id' {pad_token_id} must be a special token of 'groups' (-2)")
-        if data_style not in ("pcpt", "both"):
-            raise InputError(f"{name}: 'data_style' must be 'pcpt' or 'both', got {data_style!r}; 'gen' masks nothing")
         if keep_first_n_tokens < 0 or (max_length is not None and max_length < max(keep_first_n_tokens, 1)):
             raise InputError(
                 f"{name}: 'keep_first_n_tokens' must be in 0 .. 'max_length' ({max_length}), got {keep_first_n_tokens}"
@@ -167,6 +173,8 @@ class CorrMaskValueCollator(EpochTold):
         if n_bins < 2:
             raise InputError(f"{name}: 'n_bins' must be at least 2, got {n_bins}")
         # The range of gene tokens is for random replacement, which values do not know.
+        if not 1e-6 <= mlm_probability <= 1:
+            raise InputError(f"{name}: 'mlm_probability' must be in 1e-06 .. 1, got {mlm_probability}")
         self.masker = CorrMasker(
             groups.to("cpu"),
             mlm_probability,
@@ -201,8 +209,7 @@ class CorrMaskValueCollator(EpochTold):
             No examples, or a field that is missing or does not fit.
         """
         name = type(self).__name__
-        if len(examples) == 0:
-            raise InputError(f"{name}: the batch holds no examples")
+        check_batch(examples, name)
         genes = [tokens_of(example, "genes", name).astype(np.int64) for example in examples]
         values = [_values_of(example, len(tokens), name) for example, tokens in zip(examples, genes, strict=True)]
         size = self.masker.token_group.shape[0]
@@ -211,11 +218,32 @@ class CorrMaskValueCollator(EpochTold):
             if len(outside):
                 raise InputError(f"{name}: an example holds token {outside[0]}, the groups' vocabulary has {size:,}")
         ids = cell_ids(examples, genes, name, "id")
-        self.watch(ids)
+        parts = self.by_epoch(examples, ids)
+        if len(parts) == 1:
+            return self._masked(genes, values, ids, parts[0][0])
+        found: dict[str, list[Any]] = {}  # rows of each field, in the order of the examples
+        for epoch, rows in parts:
+            at = np.arange(len(ids))[rows]
+            batch = self._masked([genes[i] for i in at], [values[i] for i in at], ids[at], epoch)
+            for field, whole in batch.items():
+                of_batch = found.setdefault(field, [None] * len(ids))
+                for i, row in zip(at, whole, strict=True):
+                    of_batch[i] = row
+        return {
+            field: pad_sequence(
+                of_batch, batch_first=True, padding_value=self.pad_token_id if "gene" in field else self.pad_value
+            )
+            for field, of_batch in found.items()
+        }
+
+    def _masked(
+        self, genes: list[np.ndarray], values: list[np.ndarray], ids: np.ndarray, epoch: int
+    ) -> dict[str, Tensor]:
+        """The fields of cells of one epoch."""
         if self.do_binning:
-            values = self._bin(genes, values, ids)
+            values = self._bin(genes, values, ids, epoch)
         if self.max_length is not None:
-            kept = [self._kept(tokens, int(cell)) for tokens, cell in zip(genes, ids, strict=True)]
+            kept = [self._kept(tokens, int(cell), epoch) for tokens, cell in zip(genes, ids, strict=True)]
             genes = [tokens[at] for tokens, at in zip(genes, kept, strict=True)]
             values = [numbers[at] for numbers, at in zip(values, kept, strict=True)]
         gene, expr = _pad(genes, self.pad_token_id, np.int64), _pad(values, self.pad_value, np.float32)
@@ -226,7 +254,7 @@ class CorrMaskValueCollator(EpochTold):
             expr,
             lengths,
             torch.from_numpy(ids),
-            self.epoch,
+            epoch,
             mask_value=self.mask_value,
             mask_zeros=self.mask_zeros,
         )
@@ -241,7 +269,7 @@ class CorrMaskValueCollator(EpochTold):
             fields[target] = _pad(parts[1], self.pad_value, np.float32)
         return fields
 
-    def _bin(self, genes: list[np.ndarray], values: list[np.ndarray], ids: np.ndarray) -> list[np.ndarray]:
+    def _bin(self, genes: list[np.ndarray], values: list[np.ndarray], ids: np.ndarray, epoch: int) -> list[np.ndarray]:
         """The same values, those behind the first ones binned."""
         first = self.keep_first_n_tokens
         sizes = [max(len(row) - first, 0) for row in values]
@@ -256,12 +284,12 @@ class CorrMaskValueCollator(EpochTold):
             torch.from_numpy(ids),
             n_bins=self.n_bins,
             seed=self.masker.seed,
-            epoch=self.epoch,
+            epoch=epoch,
         ).numpy()
         parts = np.split(bins, indptr.numpy()[1:-1])
         return [np.concatenate([row[:first], part]) for row, part in zip(values, parts, strict=True)]
 
-    def _kept(self, tokens: np.ndarray, cell_id: int) -> np.ndarray:
+    def _kept(self, tokens: np.ndarray, cell_id: int, epoch: int) -> np.ndarray:
         """Which positions of a cell stay, ascending: the first ones, and of the rest those with the smallest words."""
         assert self.max_length is not None
         if len(tokens) <= self.max_length or not self.sampling:
@@ -270,7 +298,7 @@ class CorrMaskValueCollator(EpochTold):
         counter = torch.empty(len(tokens) - first, 4, dtype=torch.int64)
         counter[:, 0], counter[:, 1] = cell_id & 0xFFFFFFFF, cell_id >> 32
         counter[:, 2] = torch.from_numpy(tokens[first:])
-        counter[:, 3] = self.epoch << 4 | _SAMPLING_STREAM
+        counter[:, 3] = epoch << 4 | _SAMPLING_STREAM
         words = ops.philox4x32(torch.tensor([seed & 0xFFFFFFFF, seed >> 32]), counter)[:, 0]
         drawn = np.argsort(words.numpy(), kind="stable")[: self.max_length - first]
         return np.concatenate([np.arange(first), first + np.sort(drawn)])
@@ -282,7 +310,8 @@ def _values_of(example: Mapping[str, Any], n: int, name: str) -> np.ndarray:
         raise InputError(f"{name}: an example has no 'expressions' (it has {', '.join(map(str, example))})")
     given = example["expressions"]
     try:
-        values = (given.numpy(force=True) if isinstance(given, Tensor) else np.asarray(given)).astype(np.float32)
+        array = given.numpy(force=True) if isinstance(given, Tensor) else np.asarray(on_host(given))
+        values = array.astype(np.float32)
     except (TypeError, ValueError):
         values = np.empty((0, 0), dtype=np.float32)
     if values.shape != (n,) or not np.isfinite(values).all():

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from corrmask.arguments import checked
 from corrmask.errors import InputError
 
 SPECIAL_TOKENS = {"<pad>": 0, "<mask>": 1, "<cls>": 2, "<eos>": 3}
@@ -19,6 +20,7 @@ FILE_NAME = "vocabulary.json"
 _FORMAT = 1
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
     """Tokens of genes and special tokens.

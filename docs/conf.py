@@ -21,7 +21,7 @@ copyright = "the corrmask authors, Apache-2.0"
 release = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]["version"]
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.viewcode", "numpydoc", "myst_nb"]
-exclude_patterns = ["_build", "jupyter_execute", "scripts"]
+exclude_patterns = ["_build", "jupyter_execute", "scripts", "generated/scale.md"]  # the last is included in a page
 templates_path = ["_templates"]
 html_theme = "furo"
 html_title = f"corrmask {release}"
@@ -51,9 +51,11 @@ suppress_warnings = ["mystnb.unknown_mime_type"]
 def _make_pages(app: Any) -> None:
     import commands
     import method_figures
+    import scale
 
     GENERATED.mkdir(exist_ok=True)
     commands.write(GENERATED / "commands.md")
+    scale.write(GENERATED / "scale.md")
     method_figures.draw(GENERATED)
 
 

@@ -1,4 +1,4 @@
-"""Simulated cells, tokenised, and their graph: what the examples start from. Yours come from your own files."""
+"""The 700 blood cells that come with scanpy, tokenised, and their graph: what the examples start from, as the demo."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from anndata import AnnData
 
 import corrmask
 from corrmask.corpus import Corpus
-from corrmask.simulation import simulate
+from corrmask.demo.cells import read_cells
+from corrmask.demo.settings import DemoSettings
 from corrmask.tokenization import tokenize
 
 
-def make(n_cells: int = 320) -> tuple[AnnData, Corpus, corrmask.GeneGraph]:
-    """Cells with known gene modules, their corpus in a temporary folder, and their dependency graph."""
-    adata = simulate(n_cells, n_types=2, n_rare=0, n_modules=6, n_genes=200, depth=600)
+def make() -> tuple[AnnData, Corpus, corrmask.GeneGraph]:
+    """Cells x genes, their corpus in a temporary folder, and their dependency graph."""
+    adata, _ = read_cells(DemoSettings().resolve())
+    adata = adata[::2].copy()  # every second one, so that an example takes seconds
+    # Your own cells: adata = anndata.read_h5ad(...), with raw counts and without `normalized`.
     folder = Path(mkdtemp()) / "corpus"
-    tokenize(adata, folder, max_len=64)
-    return adata, Corpus.open(folder), corrmask.correlation_graph(adata, top_k=8)
+    tokenize(adata, folder, max_len=64, normalized=True)
+    return adata, Corpus.open(folder), corrmask.correlation_graph(adata, top_k=8, normalized=True)

@@ -30,11 +30,15 @@ def main() -> AnnData:
     corrmask.pl.heatmap_modules(graph, modules, ax=right, min_genes=3)
     corrmask.pl.save(left, Path(mkdtemp()) / "graph.png")
 
-    # Gene sets by name; `corrmask.enrichment.read_gene_sets` reads a .gmt. Here: the modules that were simulated.
-    truth = adata.var["module"][adata.var["module"] >= 0]
-    known = {f"simulated {name}": list(genes) for name, genes in truth.groupby(truth).groups.items()}
-    real, rewired = enrich_graph(graph, known)
-    print(f"groups that hold a known set: {real.enriched():.0%}; of the rewired graph {rewired.enriched():.0%}")
+    # Gene sets by name; `corrmask.enrichment.read_gene_sets` reads a .gmt or a table.
+    known = {
+        "MHC class II": [gene for gene in graph.var_names if gene.startswith("HLA-D")] + ["CD74"],
+        "cytotoxicity": ["NKG7", "GNLY", "PRF1", "GZMA", "GZMB", "GZMH", "GZMM", "CTSW", "CST7", "FGFBP2", "KLRB1"],
+        "T cell receptor": ["CD3D", "CD3E", "CD3G", "CD247", "LCK", "ZAP70", "CD8A", "CD8B", "CD27"],
+        "phagocytes": ["LYZ", "CST3", "S100A8", "S100A9", "TYROBP", "FCER1G", "AIF1", "FCN1", "CTSS", "LST1"],
+    }
+    real, rewired = enrich_graph(graph, known, by="modules")
+    print(f"modules that hold a known set: {real.enriched():.0%}; of the rewired graph {rewired.enriched():.0%}")
     print(enrich(modules, known, list(graph.var_names)).table.head())
     return adata
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,13 +84,14 @@ def random_case(
     width: int = 30,
     vocabulary: int = 60,
     repeats: bool = True,
+    group_sizes: Sequence[int] = range(9),
     **options: Any,
 ) -> MaskingCase:
     """Cells of random length and groups of random size; members may be special, listed twice, or the gene itself."""
     special = rng.random(vocabulary) < 0.1
     special[: min(4, vocabulary - 1)] = True
     n_groups = int(rng.integers(0, vocabulary))
-    sizes = rng.integers(0, 9, n_groups)
+    sizes = rng.choice(group_sizes, n_groups)
     token_group = rng.integers(-1, max(n_groups, 1), vocabulary) if n_groups else np.full(vocabulary, -1)
     token_group[special] = -2
     input_ids = rng.integers(-(2**31), 2**31, (n_cells, width))  # nonsense, where it is not overwritten

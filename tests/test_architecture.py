@@ -13,7 +13,7 @@ PACKAGE = ROOT / "corrmask"
 
 # From the bottom up: a module may import its own layer and those above it in this list.
 LAYERS = [
-    ["errors", "progress", "files", "parts", "memory", "staging", "distributed"],
+    ["errors", "arguments", "progress", "files", "parts", "memory", "staging", "distributed"],
     ["_library", "_build_info", "config"],
     ["ops"],
     ["sources"],
@@ -36,6 +36,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # What `import corrmask`, the ops, the masker and the graph may import while they are loaded.
 CORE = [
     "errors",
+    "arguments",
     "progress",
     "files",
     "parts",

@@ -236,6 +236,9 @@ def test_command_prints_and_writes(folder, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "corr" in printed
     assert "weighted" not in printed
+    assert "…" not in printed, "at 80 columns nothing is cut"
+    assert max(len(line) for line in printed.splitlines() if line[:1] in "┏│└") <= 80
+    assert "corr: masked most g" in printed
     names = {path.name for path in (tmp_path / "out").iterdir()}
     plots = {"degree", "leakage", "leakage_standardised", "mask_frequency", "group_sizes"}
     assert names == {"audit.json"} | {f"{plot}.{kind}" for plot in plots for kind in ("png", "svg")}

@@ -138,6 +138,8 @@ def test_batches_are_padded_to_their_longest(tmp_path: Path) -> None:
     assert batch.input_ids.tolist() == [[3, 1], [25, 25], [5, 25]]
     assert batch.lengths.tolist() == [2, 0, 1]
     assert (batch.input_ids.dtype, batch.lengths.dtype, batch.cell_ids.dtype) == (torch.int64,) * 3
+    there = corpus.to("cpu:0").batch(np.array([1, 0, 2]), 2)  # another copy in the same memory
+    assert all(map(torch.equal, there, batch))
     assert corpus.batch(np.array([0]), 2).input_ids.shape == (1, 0)
     assert corpus.batch(np.array([], dtype=int), 2).input_ids.shape == (0, 0)
     packed = corpus.packed_batch(np.array([1, 0, 2]), 2)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,7 +50,7 @@ def gram_of(accumulated: Sequence[torch.Tensor]) -> np.ndarray:
 
 
 def assert_gram_close(gram: np.ndarray, expected: np.ndarray) -> None:
-    """float32 sums over at most 512 + 32 terms: off by less than 2e-6 of the genes' own sums of squares."""
+    """float32 sums within runs of cells, then over runs: off by less than 2e-6 of the genes' own sums of squares."""
     scale = np.sqrt(np.outer(np.diagonal(expected), np.diagonal(expected)))
     assert (np.abs(gram - expected) <= 2e-6 * scale).all()
 
@@ -176,6 +180,29 @@ def test_the_bound_holds_where_float32_misses_it() -> None:
     naive = naive / np.outer(scale, scale)
     np.fill_diagonal(naive, 0)
     assert np.abs(naive - r64).max() > 100 * BOUND, "this test would not see a kernel of float32"
+
+
+def test_the_bound_holds_at_ten_million_cells() -> None:
+    """The same cells over and over have the r of one round, however long the sums grow."""
+    n_cells, n_rounds = 24 * 8192, 51
+    y = hard_genes(n_cells, np.random.default_rng(10))[:, [0, 1, 28, 29, 38, 39]]
+    assert n_cells * n_rounds > 10_000_000
+    r64 = reference.correlation(y)
+    covariance, cells = Covariance(y.shape[1], target_sum=None), sp.csr_array(y)
+    y32 = y.astype(np.float32)
+    naive, sums = np.zeros_like(r64, dtype=np.float32), np.zeros(y.shape[1], dtype=np.float32)
+    for _ in range(n_rounds):
+        covariance.update(cells)
+        naive += y32.T @ y32
+        sums += y32.sum(axis=0)
+    assert covariance.n_cells == n_cells * n_rounds
+    assert np.abs(correlation_of(covariance) - r64).max() <= BOUND
+
+    naive = naive.astype(np.float64) - np.outer(sums, sums.astype(np.float64)) / covariance.n_cells
+    scale = np.sqrt(np.maximum(np.diagonal(naive), 1))
+    naive = naive / np.outer(scale, scale)
+    np.fill_diagonal(naive, 0)
+    assert np.abs(naive - r64).max() > 100 * BOUND, "this test would not see sums of float32"
 
 
 def test_within_levels_equals_centring_each_level() -> None:
@@ -338,6 +365,52 @@ def test_passes_over_panels_equal_one(density: float, n_passes: int) -> None:
     assert torch.equal(torch.cat(grams)[place], whole.gram[place])
     assert torch.equal(only(passes).sums, only(whole).sums)
     assert passes.level_cells == whole.level_cells == one.level_cells
+
+
+def repeated(period: np.ndarray, times: int, folder: Path) -> np.ndarray:
+    """`period` one after another, in the memory of one: its pages stand in the address space again and again."""
+    path, pages = folder / "period", 256  # periods of one mapping: a process may have 65,530 of these
+    np.tile(period, pages).tofile(path)
+    size, n = pages * period.nbytes, -(-times // pages)
+    whole = np.empty(n * size // period.itemsize, dtype=period.dtype)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    shared, fixed = mmap.MAP_SHARED, 0x10
+    start = -(-whole.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
+    with path.open("rb") as file:
+        for at in range(n - 1):
+            address = libc.mmap(start + at * size, size, mmap.PROT_READ, shared | fixed, file.fileno(), 0)
+            assert address == start + at * size
+    first = (start - whole.ctypes.data) // period.itemsize
+    return whole[first : first + (n - 1) * pages * len(period)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="maps the same pages many times")
+def test_past_two_to_the_31_entries(tmp_path: Path) -> None:
+    """Offsets beyond 32 bits: zeros that were never written take no memory, the last cell holds the only counts."""
+    width, n_cells = 4096, 2**19 + 1
+    n = width * n_cells
+    assert n > 2**31
+    columns = repeated(np.arange(width, dtype=np.int32), n_cells + 256, tmp_path)[:n]
+    assert columns[-width:].tolist() == list(range(width))
+    counts = np.zeros(n, dtype=np.float32)
+    counts[-3:] = [1, 4, 2]
+    ranks = torch.full((width,), -1, dtype=torch.int32)
+    ranks[-3:] = torch.tensor([2, 0, 1], dtype=torch.int32)
+    got = (*accumulators(3)[:4], ranks)
+    indptr = torch.arange(n_cells + 1) * width
+    levels = torch.zeros(n_cells, dtype=torch.int64)
+    covariance_update(*got, indptr, torch.from_numpy(columns), torch.from_numpy(counts), levels)
+    y = np.array([4.0, 2.0, 1.0])
+    np.testing.assert_allclose(reference.unpack(got[0].numpy(), np.arange(3)), np.outer(y, y), rtol=1e-5)
+    assert got[1][0].tolist() == y.tolist()
+    assert got[3].tolist() == [1, 1, 1]
+
+
+def test_products_that_no_memory_holds_are_refused() -> None:
+    with pytest.raises(InputError, match=r"the products need .* GB of memory"):
+        Covariance(100_000_000)
 
 
 def test_panels_are_cut_within_the_budget() -> None:

@@ -6,14 +6,29 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from cases import MaskingCase, masking_cases, random_case
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_covariance import BOUND, accumulators, assert_gram_close, chunk, gram_of, hard_genes, random_y
+from test_gather_tokens import V, n_rows, random_pieces
 from torch import Tensor
 
 import corrmask
-from corrmask.ops import bin_values, mask_tokens, philox4x32, rank_encode, sample_groups
+from corrmask.covariance import Covariance, no_edges
+from corrmask.ops import (
+    TokenChunks,
+    bin_values,
+    covariance_update,
+    gather_tokens,
+    mask_tokens,
+    philox4x32,
+    rank_encode,
+    sample_groups,
+    topk_edges,
+)
+from corrmask.ops.covariance_update import panels_offset, panels_size
 
 pytestmark = pytest.mark.skipif(
     not (torch.cuda.is_available() and corrmask._library.cuda_is_loaded), reason="needs a GPU and the CUDA operators"
@@ -137,6 +152,7 @@ def test_a_cuda_graph_is_replayed_with_other_seeds_and_epochs() -> None:
         assert same(result, mask_tokens(*tensors, **{**options, "seed": new_seed, "epoch": new_epoch}))
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's own, while inductor is imported
 def test_compiled_without_a_break() -> None:
     case = many_cells(256, 3000)
     options = {**case.options, **CORRUPTION, "gene_token_range": (4, 3000)}
@@ -149,12 +165,37 @@ def test_compiled_without_a_break() -> None:
     ids, labels = step(*on_gpu(case.tensors()))
     expected = mask_tokens(*case.tensors(), **options)
     assert same((ids - 1, labels), expected)
+    masker = corrmask.CorrMasker(corrmask.GroupTable(*case.tensors()[3:]), seed=9, gene_token_range=(4, 3000))
+    batch, epoch = case.tensors()[:3], torch.tensor([5])
+    whole = torch.compile(masker.cuda(), fullgraph=True)(*on_gpu(batch), epoch.cuda())
+    assert same(whole, masker.cpu()(*batch, epoch))
 
 
 def test_opcheck() -> None:
+    ops, cells = torch.ops.corrmask, counts_of(8, 40, 20)
     case = many_cells(64, 300, n_cells=8)
-    options = {**case.raw_options, "seed": torch.tensor(1), "epoch": torch.tensor(0)}
-    torch.library.opcheck(torch.ops.corrmask.sample_groups, on_gpu(case.tensors()), options)
+    scalars = {"seed": torch.tensor(1), "epoch": torch.tensor(0)}
+    options = {**case.raw_options, **scalars}
+    masked = {**options, "mask_token_id": 1, "gene_lo": 4, "gene_hi": 300, "unit_is_group": False}
+    masked |= {"mask_threshold": 2**31, "random_threshold": 2**30}
+    medians, tokens = torch.ones(40, dtype=torch.float64), torch.arange(40, dtype=torch.int32)
+    chunks = TokenChunks(*random_pieces(np.random.default_rng(3), 6, np.uint16, np.int32)).to("cuda")
+    gathered = {"token_bits": 16, "offset_bits": 32, "vocabulary": V, "max_len": 9, "pad_id": 0, "packed": True}
+    y = random_y(np.random.default_rng(0), 20, 30)
+    *sums, ranks = accumulators(30)
+    gram = (*sums, ranks, *chunk(y, np.zeros(20, dtype=np.int64)))
+    edges = (*no_edges(30, 4), torch.rand(panels_size(30)).double(), ranks, sums[1], torch.ones(30).double())
+    for op, arguments, named in (
+        (ops.philox4x32, (torch.tensor([1, 2]), torch.randint(0, 9, (5, 4))), {}),
+        (ops.sample_groups, case.tensors(), options),
+        (ops.mask_tokens, case.tensors(), masked),
+        (ops.rank_encode, (*cells, medians, tokens), {"max_len": 9, "pad_id": 0}),
+        (ops.bin_values, (*cells, torch.arange(8)), {**scalars, "n_bins": 5}),
+        (ops.gather_tokens, (torch.tensor([2, 0, 2]), chunks.table), {**gathered, "wide": True}),
+        (ops.covariance_update, gram, {"target_sum": 0.0, "first_panel": 0}),
+        (ops.topk_edges, edges, {"first_panel": 0, "min_corr": 0.1, "positive": False}),
+    ):
+        torch.library.opcheck(op.default, on_gpu(tuple(arguments)), named)
 
 
 def test_what_cannot_be_raised_for_is_left_out() -> None:
@@ -179,7 +220,7 @@ def counts_of(n_cells: int, n_genes: int, most: int) -> tuple[Tensor, Tensor, Te
 
 # Cells on both sides of where a launch of its own begins.
 @pytest.mark.parametrize(
-    ("n_genes", "most"), [(500, 300), (20_000, 3000), (20_000, 4097), (60_000, 16_385), (60_000, 40_000)]
+    ("n_genes", "most"), [(500, 300), (20_000, 3000), (20_000, 4097), (20_000, 8193), (60_000, 40_000)]
 )
 def test_ranks_equal_the_cpu(n_genes: int, most: int) -> None:
     cells = counts_of(60, n_genes, most)
@@ -210,6 +251,7 @@ def test_the_same_bytes_twice() -> None:
         assert torch.equal(first, sample_groups(*gpu, **case.options))
 
 
+@pytest.mark.filterwarnings("ignore")  # of the profiler
 def test_the_masker_on_a_cuda_batch() -> None:
     """One launch: no copy to the host, no wait."""
     case = many_cells(512, 5000)
@@ -224,3 +266,155 @@ def test_the_masker_on_a_cuda_batch() -> None:
         torch.cuda.set_sync_debug_mode("default")
     expected = corrmask.CorrMasker(table, seed=9, gene_token_range=(4, 5000))(ids, lengths, cells, epoch=3)
     assert same(result, expected)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        masker(*batch, epoch=3)
+        torch.cuda.synchronize()
+    launched = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    assert len(launched) == 1, launched
+
+
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([np.uint16, np.int32, np.int64]),
+    st.sampled_from([np.int32, np.int64]),
+    st.sampled_from([torch.int32, torch.int64]),
+    st.sampled_from([1, 17, 10**9]),
+    st.booleans(),
+)
+def test_rows_are_gathered_as_on_the_cpu(
+    case: int, kind: Any, offset: Any, dtype: torch.dtype, max_len: int, packed: bool
+) -> None:
+    rng = np.random.default_rng(case)
+    pieces = random_pieces(rng, 4, kind, offset, longest=300)
+    chunks = TokenChunks(*pieces)
+    rows = torch.from_numpy(rng.integers(0, max(1, n_rows(pieces)), rng.integers(0, 99) * (n_rows(pieces) > 0)))
+    options: dict[str, Any] = {"vocabulary": V, "max_len": max_len, "packed": packed, "dtype": dtype, "pad_id": 3}
+    assert same(gather_tokens(chunks.to("cuda"), rows.cuda(), **options), gather_tokens(chunks, rows, **options))
+
+
+def test_what_is_wrong_with_gathered_rows_is_said_as_on_the_cpu() -> None:
+    tokens = np.array([0, 1, 2, 3, 9], dtype=np.int64)
+    chunks = TokenChunks([tokens, tokens], [np.array([0, 1, 2, 5]), np.array([0, 2, 1])])
+    for rows in ([0, 5], [1, -1], [0, 4], [2, 0]):
+        with pytest.raises(ValueError) as expected:
+            gather_tokens(chunks, torch.tensor(rows), vocabulary=5, max_len=9)
+        with pytest.raises(ValueError) as found:
+            gather_tokens(chunks.to("cuda"), torch.tensor(rows).cuda(), vocabulary=5, max_len=9)
+        assert str(found.value) == str(expected.value)
+
+
+def skewed_y(n_cells: int, n_genes: int, seed: int = 0) -> np.ndarray:
+    """Genes from the rarest to those in nine of ten cells: tiles, strips, rare pairs and shifts."""
+    rng = np.random.default_rng(seed)
+    return random_y(rng, n_cells, n_genes, 1.0) * (rng.random((n_cells, n_genes)) < np.linspace(0, 0.97, n_genes) ** 3)
+
+
+@pytest.mark.parametrize(("n_cells", "n_genes"), [(900, 700), (40, 130), (3000, 1500), (20_000, 300)])
+def test_a_small_gram_equals_the_cpus(n_cells: int, n_genes: int) -> None:
+    """Products within the bound, counts alike, the same bytes twice; edges of one matrix alike to the last byte."""
+    y = skewed_y(n_cells, n_genes)
+    levels = np.random.default_rng(1).integers(0, 3, n_cells)
+    arguments, wanted = tuple(chunk(y, levels)), accumulators(n_genes, 3)
+    covariance_update(*wanted, *arguments)
+    results = []
+    for _ in range(3):
+        got = on_gpu(accumulators(n_genes, 3))
+        covariance_update(*got, *on_gpu(arguments))
+        results.append(tuple(one.cpu() for one in got))
+    for again in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], again))
+    for a, b in zip(results[0][1:3], wanted[1:3]):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-12)
+    assert torch.equal(results[0][3], wanted[3])
+    assert_gram_close(gram_of(results[0]), y.T @ y)
+    factors, scale = torch.zeros(1, n_genes).double(), torch.full((n_genes,), 1e-4).double()
+    edges = []
+    for device in ("cpu", "cuda"):
+        partners, weights = no_edges(n_genes, 7, device)
+        rest = (one.to(device) for one in (wanted[0], wanted[4], factors, scale))
+        topk_edges(partners, weights, *rest, min_corr=0.01)
+        edges.append((partners.cpu(), weights.cpu()))
+    assert torch.equal(edges[0][0], edges[1][0])
+    assert torch.equal(edges[0][1], edges[1][1])
+
+
+def test_the_bound_of_correlations() -> None:
+    y = hard_genes(20_000, np.random.default_rng(3))
+    r = np.corrcoef(y.T)
+    sums = Covariance(y.shape[1], target_sum=None, device="cuda")
+    for first in range(0, len(y), 7000):  # chunks through both buffers
+        sums.update(sp.csr_array(y[first : first + 7000]))
+    partners, weights = no_edges(y.shape[1], 42, "cuda")
+    sums.update_edges(partners, weights, min_cells=0, min_corr=0)
+    partners, weights = partners.cpu().numpy(), weights.cpu().numpy()
+    rows, places = np.nonzero(partners >= 0)
+    assert len(rows) > 1000
+    assert np.abs(weights[rows, places] - r[rows, partners[rows, places]]).max() <= BOUND
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
+def test_the_graph_of_a_device() -> None:
+    counts = sp.csr_matrix(np.round(skewed_y(4000, 500)))
+    expected = corrmask.correlation_graph(counts, min_corr=0.02)
+    graph = corrmask.correlation_graph(counts, min_corr=0.02, device="cuda")
+    matrices = [(one.to_scipy().toarray(), one.provenance["input_hash"]) for one in (expected, graph)]
+    assert matrices[0][1] == matrices[1][1]
+    both = (matrices[0][0] != 0) & (matrices[1][0] != 0)
+    assert both.sum() >= 0.99 * (matrices[0][0] != 0).sum()
+    assert np.abs(matrices[0][0] - matrices[1][0])[both].max() <= 2 * BOUND
+    tensor = torch.sparse_csr_tensor(
+        *(torch.from_numpy(part).cuda() for part in (counts.indptr, counts.indices, counts.data)),
+        size=counts.shape,
+        check_invariants=True,
+    )
+    there = corrmask.correlation_graph(tensor, min_corr=0.02, device="cuda")
+    for name in ("indptr", "indices", "weights"):
+        np.testing.assert_array_equal(getattr(there, name), getattr(graph, name))
+
+
+def test_cells_and_graphs_of_cupy() -> None:
+    csp = pytest.importorskip("cupyx.scipy.sparse")
+    counts = sp.csr_matrix(np.round(skewed_y(2000, 300)))
+    matrix = csp.csr_matrix(counts)
+    expected = corrmask.correlation_graph(counts, device="cuda")
+    graph = corrmask.correlation_graph(matrix, device="cuda")
+    np.testing.assert_array_equal(graph.weights, expected.weights)
+    fetched = corrmask.correlation_graph(matrix, device="cpu")
+    assert fetched.provenance["input_hash"] == corrmask.correlation_graph(counts).provenance["input_hash"]
+    assert abs(graph.to_cupy().get() - graph.to_scipy()).max() == 0
+
+
+def test_accumulators_of_two_devices_add_up() -> None:
+    y = skewed_y(2000, 300)
+    last = f"cuda:{torch.cuda.device_count() - 1}"
+    sums = [Covariance(300, target_sum=None, device=device) for device in ("cuda:0", "cpu", last)]
+    for number, one in enumerate(sums):
+        if number < 2:
+            one.rank(y.sum(0))  # the third has an order of its own
+        one.update(sp.csr_array(y[number::3]))
+    for other in sums[1:]:
+        sums[0].add(other)
+    assert sums[0].n_cells == 2000
+    assert sums[0].gram.is_cuda
+    assert_gram_close(gram_of((sums[0].gram.cpu(), 0, 0, 0, sums[0].ranks)), y.T @ y)
+
+
+def test_a_gram_of_more_than_two_to_the_31_entries() -> None:
+    n_genes, n_cells = 66_000, 300
+    if torch.cuda.mem_get_info()[0] < 30 * 2**30:
+        pytest.skip("needs 30 GB of GPU memory")
+    rng = np.random.default_rng(0)
+    frequent = sp.csr_array(random_y(rng, n_cells, 200, 0.6))
+    others = sp.random_array((n_cells, n_genes - 200), density=0.01, rng=rng, format="csr")
+    whole = sp.csr_array(sp.hstack([frequent, others]))
+    sums = Covariance(n_genes, target_sum=None, device="cuda")
+    sums.update(whole)
+    assert sums.gram.numel() > 2**31
+    ranks = sums.ranks.numpy().astype(np.int64)
+    columns = whole.tocsc()
+    for a, b in [*rng.integers(0, n_genes, (200, 2)), *rng.integers(0, 200, (50, 2)), (n_genes - 1, n_genes - 1)]:
+        low, high = np.sort(ranks[[a, b]])
+        got = float(sums.gram[int(panels_offset(low, high, n_genes))])
+        x, z = columns[:, [a]].toarray(), columns[:, [b]].toarray()
+        assert abs(got - float((x * z).sum())) <= 2e-6 * np.sqrt((x**2).sum() * (z**2).sum())

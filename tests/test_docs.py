@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import reference
 import torch
@@ -106,7 +107,11 @@ def test_every_command_has_its_help(help_of: dict[str, str]) -> None:
 @page_names
 def test_links_and_paths_resolve(page: Path) -> None:
     text = page.read_text()
-    made = {"commands.md": "commands", **dict.fromkeys(("shortcut.png", "masks.png"), "method_figures")}
+    made = {
+        "commands.md": "commands",
+        "scale.md": "scale",
+        **dict.fromkeys(("shortcut.png", "masks.png"), "method_figures"),
+    }
     targets = re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", text)  # of links and of images
     targets += re.findall(r"^```{(?:figure|include)} (\S+)$", text, flags=re.MULTILINE)
     for target in targets:
@@ -115,8 +120,8 @@ def test_links_and_paths_resolve(page: Path) -> None:
         path, _, anchor = target.partition("#")
         place = (page.parent / path).resolve() if path else page
         if place.parent == DOCS / "generated":
-            script = (DOCS / "scripts" / f"{made[place.name]}.py").read_text()
-            assert place.name in script or place.stem in script
+            assert (DOCS / "scripts" / f"{made[place.name]}.py").exists()
+            assert place.name in (DOCS / "conf.py").read_text() + (DOCS / "scripts/method_figures.py").read_text()
             continue
         assert place.exists(), f"{page.name}: {target}"
         if anchor:
@@ -189,6 +194,27 @@ def test_the_specification_says_what_the_kernels_do() -> None:
         "binning": reference.BINNING,
         "values": values._SAMPLING_STREAM,
     }
+
+
+def test_the_plan_counts_as_the_model_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    from corrmask.model import build_model
+    from corrmask.vocabulary import Vocabulary
+
+    monkeypatch.syspath_prepend(str(DOCS / "scripts"))
+    scale = importlib.import_module("scale")
+    vocabulary = Vocabulary(np.array([f"G{i}" for i in range(100)], dtype=object))
+    shape = {"layers": 2, "hidden": 32, "intermediate": 48}
+    model = build_model(vocabulary, **shape, heads=2, max_len=70, dropout=0, seed=0)
+    built = sum(parameter.numel() for parameter in model.parameters())
+    assert scale.parameters(**shape, vocabulary=vocabulary.size, positions=70) == built
+    assert scale.ring(8.0, 4) == 12
+    assert [scale.hours(seconds) for seconds in (600, 9000)] == ["10 min", "2.5 h"]
+    text = scale.page()
+    assert all(one.conditions in text for one in scale.INPUTS.values())
+    counted = [line for line in text.splitlines() if line.startswith("| corpus |")]
+    assert counted == [
+        f"| corpus | {scale.CELLS * scale.CORPUS.value / 1e9:,.0f} GB | on disk, seen by all nodes | counted |"
+    ]
 
 
 def test_the_citation_is_of_this_version() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,14 +44,15 @@ def emulated(
     first_panel: int = 0,
     last_panel: int | None = None,
     most_dense: int = 2,
+    pieces: str = "bf16x3",
     schedule: int = 1,
-) -> tuple[int, int]:
-    """Update the accumulators as the kernels do; returns how many runs of cells and dense panels there were."""
+) -> tuple[int, int, int]:
+    """Update the accumulators as the kernels do; returns the numbers of runs of cells, of dense and frequent panels."""
     n_genes = sums.shape[1]
     n_panels = -(-n_genes // 128)
-    function = getattr(library("covariance"), f"update_{str(indices.dtype)[6:]}_{str(counts.dtype)[6:]}")
+    function = getattr(library("covariance"), f"update_{pieces}_{str(indices.dtype)[6:]}_{str(counts.dtype)[6:]}")
     function.restype = None
-    chosen = np.zeros(2, dtype=np.int64)
+    chosen = np.zeros(3, dtype=np.int64)
     function(
         *(pointer(tensor) for tensor in (gram, sums, squares, expressed, ranks, indptr, indices, counts, levels)),
         *(WORD(n) for n in (len(indptr) - 1, len(indices), len(ranks), n_genes, len(sums))),
@@ -61,7 +63,7 @@ def emulated(
         ctypes.c_uint64(schedule),
         pointer(chosen),
     )
-    return int(chosen[0]), int(chosen[1])
+    return int(chosen[0]), int(chosen[1]), int(chosen[2])
 
 
 def assert_equals_the_operator(arguments: tuple[Tensor, ...], got: tuple[Tensor, ...], y: np.ndarray) -> None:
@@ -93,23 +95,42 @@ def test_equals_the_operator(
     assert_equals_the_operator(arguments, got, y)
 
 
-@pytest.mark.parametrize("most_dense", [1, 2])
-def test_tiles_strips_and_shifts(most_dense: int) -> None:
+@pytest.mark.parametrize(("most_dense", "pieces"), [(1, "bf16x3"), (2, "bf16x3"), (2, "tf32x2")])
+def test_tiles_strips_and_shifts(most_dense: int, pieces: str) -> None:
     """Several runs, blocks of cells, strips and groups; dense panels, a shifted gene among the rare ones."""
     rng = np.random.default_rng(1)
-    y = random_y(rng, 560, 330, 1.0) * (rng.random((560, 330)) < np.linspace(0, 0.9, 330) ** 3)
-    y[:, 5] = 3 + rng.random(560)
-    levels = (rng.random(560) < 0.02).astype(np.int64) * 2
+    y = random_y(rng, 420, 330, 1.0) * (rng.random((420, 330)) < np.linspace(0, 0.9, 330) ** 2)
+    y[:, 5] = 3 + rng.random(420)
+    levels = (rng.random(420) < 0.02).astype(np.int64) * 2
     arguments = chunk(y, levels)
     got = accumulators(330, 3)
-    n_runs, n_dense = emulated(*got, *arguments, most_dense=most_dense)
+    options: dict[str, Any] = {"most_dense": most_dense, "pieces": pieces}
+    n_runs, n_dense, n_frequent = emulated(*got, *arguments, **options)
     assert n_runs == 3
-    assert n_dense == 1
+    assert n_dense == most_dense
+    assert n_frequent == 3
     assert_equals_the_operator(arguments, got, y)
     again = accumulators(330, 3)
-    emulated(*again, *arguments, most_dense=most_dense, schedule=987654321)
+    emulated(*again, *arguments, **options, schedule=987654321)
     for a, b in zip(got, again):
         assert torch.equal(a, b)
+
+
+def test_rare_genes_among_themselves() -> None:
+    """Panels behind the last frequent one; a gene there that is shifted makes all up to its panel frequent."""
+    rng = np.random.default_rng(6)
+    y = random_y(rng, 400, 520, 1.0) * (rng.random((400, 520)) < np.where(np.arange(520) < 392, 0.01, 0.3))
+    levels = rng.integers(0, 2, 400)
+    for gene, density, wanted in ((519, 0.3, 1), (150, 0.9, 3)):
+        y[:, gene] = (1 + rng.random(400)) * (rng.random(400) < density)
+        arguments = chunk(y, levels)
+        got, again = accumulators(520, 2), accumulators(520, 2)
+        _, n_dense, n_frequent = emulated(*got, *arguments)
+        assert (n_dense, n_frequent) == (1, wanted)
+        assert_equals_the_operator(arguments, got, y)
+        emulated(*again, *arguments, schedule=31)
+        for a, b in zip(got, again):
+            assert torch.equal(a, b)
 
 
 def test_more_cells_than_a_block() -> None:
@@ -120,28 +141,46 @@ def test_more_cells_than_a_block() -> None:
     levels = (np.arange(8600) >= 8400).astype(np.int64)
     arguments = chunk(y, levels)
     got = accumulators(3, 2)
-    n_runs, _ = emulated(*got, *arguments)
-    assert n_runs == 16 + 1 + 1
+    n_runs, _, _ = emulated(*got, *arguments)
+    assert n_runs == 22 + 1
     assert_equals_the_operator(arguments, got, y)
 
 
-def test_the_bound_holds_where_float32_misses_it() -> None:
-    y = hard_genes(1500, np.random.default_rng(3))
-    y = np.hstack([y, random_y(np.random.default_rng(4), 1500, 100, 0.01)])
+def test_pieces_add_up_to_the_value() -> None:
+    """Three of bfloat16 hold all 24 bits of it, two of TF32 at least 22."""
+    rng = np.random.default_rng(0)
+    values = (rng.standard_normal(20_000) * np.exp(rng.uniform(-20, 20, 20_000))).astype(np.float32)
+    values[:4] = [0, 1, 1 + 2**-23, 2 - 2**-23]
+    bf16x3, tf32x2, second = np.zeros(20_000), np.zeros(20_000), np.zeros((20_000, 2))
+    function = library("covariance").pieces
+    function.restype = None
+    function(pointer(values), WORD(len(values)), *map(pointer, (bf16x3, tf32x2, second)))
+    assert (bf16x3 == values).all()
+    assert (np.abs(tf32x2 - values) <= 2.0**-22 * np.abs(values)).all()
+    assert (np.abs(second) <= np.abs(values)[:, None] * [2.0**-8, 2.0**-11]).all(), "rounded, not cut"
+    assert (second != 0).any(axis=0).all()
+
+
+@pytest.mark.parametrize("pieces", ["bf16x3", "tf32x2"])
+def test_the_bound_holds_where_float32_misses_it(pieces: str) -> None:
+    y = hard_genes(1000, np.random.default_rng(3))[:, 2:40]
+    y = y[:, np.arange(38) % 4 < 2]  # 20 genes: two panels of some of them and of rare ones are not dense
+    y = np.hstack([y, random_y(np.random.default_rng(4), 1000, 120, 0.01)])
     for most_frequent_first in (True, False):  # tiles; strips alone, since the first panel is of rare genes
         order = np.arange(y.shape[1])[:: 1 if most_frequent_first else -1]
         covariance = Covariance(y.shape[1], target_sum=None)
         covariance.ranks = torch.from_numpy(order.astype(np.int32).copy())
         moments = Moments(y.shape[1])
         moments.rows_of_levels(["all"])
-        moments.level_cells["all"] = 1500
-        _, n_dense = emulated(
+        moments.level_cells["all"] = 1000
+        _, n_dense, _ = emulated(
             covariance.gram,
             moments.sums,
             moments.squares,
             moments.expressed,
             covariance.ranks,
-            *chunk(y, np.zeros(1500, dtype=np.int64)),
+            *chunk(y, np.zeros(1000, dtype=np.int64)),
+            pieces=pieces,
         )
         assert n_dense == (1 if most_frequent_first else 0)
         ranks = covariance.ranks.numpy()
@@ -195,7 +234,9 @@ def test_counts_are_normalised_in_the_kernel(index: type, dtype: type) -> None:
     )
     emulated(*got, *arguments, target_sum=1e4)
     covariance_update(*wanted, *arguments, target_sum=1e4)
-    for a, b in zip(got[:3], wanted[:3]):
+    grams = [reference.unpack(one[0].numpy(), np.arange(n_genes)) for one in (got, wanted)]
+    assert_gram_close(*grams)
+    for a, b in zip(got[1:3], wanted[1:3]):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6)
     assert torch.equal(got[3], wanted[3])
 

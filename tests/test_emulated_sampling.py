@@ -137,6 +137,18 @@ def test_long_cells_and_large_groups(options: dict[str, Any]) -> None:
         assert torch.equal(owners, sample_groups(*case.tensors(), **case.tensor_options))
 
 
+@pytest.mark.parametrize(("width", "vocabulary", "entry"), [(16_384, 2**18 - 1, "small"), (16_385, 2**18, "large")])
+def test_the_widest_cells_and_largest_vocabularies(width: int, vocabulary: int, entry: str) -> None:
+    """On both sides of what an entry of 32 bits holds: 14 of a position, 18 of a token."""
+    case = random_case(np.random.default_rng(2), n_cells=1, width=width, vocabulary=vocabulary, repeats=False)
+    case = case.valid_padding()
+    case.lengths[:] = width
+    case.input_ids[0, -1] = vocabulary - 1
+    for dtype in (torch.int32, torch.int64):
+        owners, _, _ = emulated(case, entry=entry, in_global_memory=entry == "large", dtype=dtype)
+        assert torch.equal(owners, sample_groups(*case.tensors(dtype), **case.tensor_options))
+
+
 def test_what_a_kernel_cannot_raise_for() -> None:
     """Tokens out of range are ineligible, lengths are cut, groups out of range bring nobody."""
     case = random_case(np.random.default_rng(0), width=40, vocabulary=50)

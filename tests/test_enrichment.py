@@ -91,6 +91,11 @@ def test_files_of_gene_sets(tmp_path: Path) -> None:
     (tmp_path / "SETS.GMT").write_text("\ufeff" + gmt.replace("\n", "\n\n").replace("b", " b "), encoding="utf-8")
     for path in tmp_path.iterdir():
         assert read_gene_sets(path) == wanted, path
+    by_id = {"one": ["1", "3"], "two": ["2"]}
+    assert all(read_gene_sets(tmp_path / f"sets.{kind}", "id") == by_id for kind in ("tsv", "csv"))
+    for column in ("nothing", "set"):
+        with pytest.raises(InputError, match=f"no column '{column}' of genes among set, gene, id"):
+            read_gene_sets(tmp_path / "sets.tsv", column)
     for name, text in (("bad.gmt", "one\n"), ("empty.gmt", ""), ("one.csv", "set\na\n"), ("none.tsv", "set\tgene\n")):
         (tmp_path / name).write_text(text)
         with pytest.raises(InputError, match=f"{name}.*give a .gmt"):

@@ -1,4 +1,4 @@
-"""Each example runs, and does what it says."""
+"""Each example runs on the default demo's cells, and does what it says."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-for package in ("datasets", "transformers", "accelerate", "igraph", "matplotlib"):
+for package in ("datasets", "transformers", "accelerate", "igraph", "matplotlib", "scanpy"):
     pytest.importorskip(package)
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -26,11 +26,11 @@ def levels(frequency: dict[str, np.ndarray]) -> bool:
 
 
 CHECKS: dict[str, Any] = {
-    "hf_trainer": lambda loss: 0 < loss < 5.4,  # ln of 204 tokens is 5.3
+    "hf_trainer": lambda loss: 0 < loss < 6.6,  # ln of 769 tokens is 6.65
     "plain_torch": falls,
     "on_device": falls,
     "scgpt_values": falls,
-    "dataset_transform": lambda masked: masked > 320,
+    "dataset_transform": lambda masked: masked > 350 * 5,
     "levelled_masks": levels,
     "scverse": lambda adata: adata.varp["correlation"].nnz > 100 and adata.var["community"].nunique() > 2,
 }

@@ -181,3 +181,25 @@ def test_bad_input(name: str, value: Any, kind: type[Exception]) -> None:
 def test_pieces_that_do_not_fit(tokens: list[np.ndarray], offsets: list[np.ndarray], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         TokenChunks(tokens, offsets)
+
+
+def test_rows_are_copied_to_a_device() -> None:
+    """Here to the memory of the CPU once more, by a name under which it passes for another device."""
+    pieces = random_pieces(np.random.default_rng(5), 5, np.uint16, np.int32)
+    for part in pieces[0]:
+        part.flags.writeable = False
+    chunks = TokenChunks(*pieces)
+    assert chunks.to("cpu") is chunks
+    there = chunks.to("cpu:0")
+    assert not np.isin(there.table[:-1, 1:3], chunks.table[:-1, 1:3]).any()
+    assert torch.equal(there.table[:, [0, 3]], chunks.table[:, [0, 3]])
+    assert there.lengths().tolist() == chunks.lengths().tolist()
+    rows = torch.arange(len(chunks))
+    expected = gather_tokens(chunks, rows, vocabulary=V, max_len=30)
+    for part in pieces[0]:
+        part.flags.writeable = True
+        part[:] = 0
+    for a, b in zip(gather_tokens(there, rows, vocabulary=V, max_len=30), expected, strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(ValueError, match="'rows' must be on meta, where the chunks are; got cpu"):
+        gather_tokens(chunks.to("meta"), rows, vocabulary=V, max_len=30)

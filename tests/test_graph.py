@@ -553,3 +553,9 @@ def test_into_cells_that_are_there_and_back() -> None:
         graph.to_anndata(anndata.AnnData(np.ones((1, 2))))
     with pytest.raises(InputError, match="'a' is listed twice"), pytest.warns(UserWarning, match="not unique"):
         graph.to_anndata(anndata.AnnData(np.ones((1, 2)), var=pd.DataFrame(index=["a", "a"])))
+
+
+def test_too_little_free_memory_is_not_blamed_on_the_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corrmask.memory._available", lambda: 10**9)
+    with pytest.raises(InputError, match=r"0\.8 GB of memory can be used here, the cells take 1 GB; free some"):
+        correlation_graph(sp.csr_matrix(np.eye(3)))

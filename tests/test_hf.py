@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from corrmask import CorrMasker, GroupTable, Vocabulary
 from corrmask.errors import InputError, InputWarning
-from corrmask.hf import CorrMaskCollator, content_id
+from corrmask.hf import CorrMaskCollator, Passes, content_id
 
 N_GENES = 60
 N_CELLS = 96
@@ -420,6 +420,63 @@ def test_a_trainer_over_a_stream(tmp_path: Path, quiet_datasets: Any, kept: bool
 
 @pytest.mark.usefixtures("quiet_trainer")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_over_a_stream_is_resumed(tmp_path: Path, quiet_datasets: Any, workers: int) -> None:
+    """Shuffled anew in each pass, 96 cells in batches of 20, so that batches hold the end of one and the next begin."""
+    stream = quiet_datasets.Dataset.from_list(EXAMPLES).to_iterable_dataset(num_shards=4)
+    cells = Passes(stream.shuffle(seed=1, buffer_size=30))
+    options = {"max_steps": 18, "per_device_train_batch_size": 20, "dataloader_num_workers": workers}
+    whole, given = train(tmp_path, cells, save_strategy="steps", save_steps=4, **options)
+    assert len(given) == 18
+    seen = [masked_cells([batch]) for batch in given]
+    alone, places = make_collator(mlm_probability=0.3), []
+    for epoch in range(4):
+        alone.set_epoch(epoch)
+        of_epoch = masked_cells([alone(EXAMPLES)])
+        places.append([i for i, batch in enumerate(seen) if all(batch[cell] == of_epoch[cell] for cell in batch)])
+    if not workers:  # with workers that count their passes apart, batches of two passes may take turns
+        assert places == [[*range(4)], [*range(5, 9)], [*range(10, 14)], [*range(15, 18)]]
+    for step in (4, 12):  # within the first pass, and in the third
+        resumed, again = train(tmp_path / "again", cells, resume=str(tmp_path / f"checkpoint-{step}"), **options)
+        assert len(again) == len(given) - step
+        for wanted, got in zip(given[step:], again, strict=True):
+            assert all(torch.equal(wanted[name], got[name]) for name in NAMES)
+        for name, weights in whole.model.state_dict().items():
+            assert torch.equal(weights, resumed.model.state_dict()[name]), name
+
+
+@pytest.mark.usefixtures("quiet_trainer")
+def test_a_stream_that_is_resumed_without_passes_is_warned_of(tmp_path: Path, quiet_datasets: Any) -> None:
+    stream = quiet_datasets.Dataset.from_list(EXAMPLES).to_iterable_dataset(num_shards=3)
+    options = {"max_steps": 8, "save_strategy": "steps", "save_steps": 7}
+    train(tmp_path, stream, **options)
+    with pytest.warns(InputWarning, match=r"resumed over a stream begins its passes anew.*Passes\(stream\)"):
+        train(tmp_path, stream, resume=str(tmp_path / "checkpoint-7"), **options)
+    with pytest.raises(InputError, match="remove_unused_columns=False"):
+        train(tmp_path, Passes(stream), max_steps=2, remove_unused_columns=True)
+
+
+def test_passes_end_where_there_are_no_cells_and_refuse_what_is_read_once() -> None:
+    assert list(Passes([])) == []
+    one = iter(Passes(EXAMPLES[:2]))
+    assert [(next(one)["cell_id"], epoch) for epoch in (0, 0, 1, 1)] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    for once in (iter(EXAMPLES), (example for example in EXAMPLES), 5):
+        with pytest.raises(InputError, match="'stream' must be iterable more than once"):
+            Passes(once)  # type: ignore[arg-type]
+
+
+def test_a_column_goes_before_the_epoch_that_is_told() -> None:
+    collator, alone = make_collator(), make_collator()
+    epochs = np.random.default_rng(0).integers(0, 3, N_CELLS)
+    batch = collator([{**example, "epoch": epoch} for example, epoch in zip(EXAMPLES, epochs, strict=True)])
+    for epoch in range(3):
+        alone.set_epoch(epoch)
+        wanted = alone(EXAMPLES)
+        assert all(torch.equal(batch[name][epochs == epoch], wanted[name][epochs == epoch]) for name in NAMES)
+
+
+@pytest.mark.usefixtures("quiet_trainer")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_trainer_with_workers_that_stay(tmp_path: Path, quiet_datasets: Any) -> None:
     cells = quiet_datasets.Dataset.from_list(EXAMPLES)
     check_epochs(train(tmp_path, cells, dataloader_num_workers=2, dataloader_persistent_workers=True)[1], 3)
@@ -431,14 +488,16 @@ def test_a_trainer_with_workers_that_stay(tmp_path: Path, quiet_datasets: Any) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"groups": None}, "'groups' must be a GroupTable, got NoneType"),
+        ({"groups": None}, "'groups' must be a GroupTable, got None"),
         ({"whole_word_mask": True}, "'whole_word_mask' must be False"),
         ({"mlm_probability": 0}, "'mlm_probability' must be in 1e-06 .. 1, got 0"),
-        ({"mlm_probability": None}, "'mlm_probability' must be in 1e-06 .. 1, got None"),
+        ({"mlm_probability": None}, "CorrMaskCollator: 'mlm_probability' must be a number, got None"),
+        ({"mlm_probability": 15}, "'mlm_probability' must be in 1e-06 .. 1, got 15"),
         ({"mask_replace_prob": 1.1}, "'mask_replace_prob' must be in 0 .. 1, got 1.1"),
         ({"random_replace_prob": -0.1}, "'random_replace_prob' must be in 0 .. 1"),
         ({"random_replace_prob": 0.3}, "must be at most 1"),
         ({"pad_to_multiple_of": 0}, "'pad_to_multiple_of' must be 1 or more"),
+        ({"gene_token_range": (4, 65)}, "'gene_token_range' must be within 0 .. 64"),
         ({"return_tensors": "tf"}, "'return_tensors' must be 'pt' or 'np', got 'tf'"),
         ({"seed": None}, "'seed' must be a whole number, got None"),
         ({"seed": -1}, "'seed' must be in"),
@@ -462,6 +521,10 @@ def test_arguments_that_are_refused(options: dict[str, Any], message: str) -> No
     ("features", "message"),
     [
         ([], "holds no examples"),
+        (EXAMPLES[0], "a batch must be a list of examples, got dict"),
+        (None, "a batch must be a list of examples, got NoneType"),
+        ([{"input_ids": [4], "epoch": 2**28}], "'epoch' must be a whole number in 0 .. 2**28 - 1, got 268435456"),
+        ([{"input_ids": [4], "epoch": 0}, {"input_ids": [4]}], "1 of 2 examples have no 'epoch'"),
         ([{"tokens": [4], "length": 1}], "no 'input_ids' (it has tokens, length)"),
         ([{"input_ids": [[4, 5], [6, 7]]}], "must be whole numbers [n], got int64 [2, 2]"),
         ([{"input_ids": [[4, 5], [6]]}], "must be whole numbers [n]"),

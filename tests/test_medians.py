@@ -71,8 +71,8 @@ def test_the_budget_bounds_what_is_held() -> None:
     accumulator = accumulate(counts, 20_000, chunk=100)
     assert not accumulator.is_exact
     assert accumulator._bytes == 0
-    assert accumulator._buckets is not None
-    assert accumulator._buckets[1].sum() == (counts > 0).sum()
+    assert accumulator._values is None
+    assert accumulator._sketch.counts.sum() == (counts > 0).sum()
 
 
 def test_columns_that_are_left_out_count_in_the_totals() -> None:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from corrmask.errors import InputError
-from corrmask.sources import Source, check_counts, open_sources
+from corrmask.sources import Source, check_counts, checks, open_sources
 from corrmask.sources.cutting import cut
 
 ad = pytest.importorskip("anndata")
@@ -786,3 +786,38 @@ def test_real_cells(name: str) -> None:
     assert obs["cell_type"].tolist() == cells.obs["cell_type"].tolist()
     assert obs.index.tolist() == cells.obs_names.tolist()
     assert source.genes.tolist() == cells.var_names.tolist()
+
+
+@given(st.lists(st.lists(st.integers(0, 5), max_size=6), max_size=8), st.integers(1, 40))
+def test_columns_that_ascend_are_what_scipy_calls_canonical(rows: list[list[int]], block: int) -> None:
+    columns = np.array([column for row in rows for column in row], dtype=np.int32)
+    indptr = np.cumsum([0, *map(len, rows)]).astype(np.int32)
+    matrix = sparse.csr_array((np.ones(len(columns)), columns, indptr), shape=(len(rows), 6))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "_BLOCK", block)
+        assert checks.is_ascending(matrix) == matrix.has_canonical_format
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_text_is_read_in_any_slices(tmp_path: Path, suffix: str) -> None:
+    """Chunks of text are kept between slices: the same names and columns in whatever order they are asked for."""
+    n = 50
+    obs = pd.DataFrame({"note": [f"n{i % 7}x{i}" for i in range(n)]}, index=[f"cell {i}" for i in range(n)])
+    cells = ad.AnnData(sparse.csr_matrix(np.ones((n, 2), dtype=np.float32)), obs=obs)
+    path = tmp_path / f"cells{suffix}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # anndata announces a new default
+        if suffix == ".h5ad":
+            cells.write_h5ad(path)
+            with h5py.File(path, "a") as file:
+                ad.io.write_elem(file, "obs", obs, dataset_kwargs={"chunks": (16,)})
+        else:
+            zarr = pytest.importorskip("zarr")
+            group = zarr.open_group(path, mode="w")
+            ad.io.write_elem(group, "/", cells)
+            ad.io.write_elem(group, "obs", obs, dataset_kwargs={"chunks": (16,)})
+    (source,) = open_sources(path)
+    for start, stop in ((0, n), (40, 50), (3, 5), (15, 17), (0, 33), (32, 48), (7, 7)):
+        read = source.reader.obs(["note"], start, stop)
+        assert read.index.tolist() == obs.index[start:stop].tolist()
+        assert read["note"].tolist() == obs["note"].iloc[start:stop].tolist()

@@ -220,3 +220,21 @@ def test_cells_without_any_counts(tmp_path: Path) -> None:
 def test_encoding_needs_medians() -> None:
     with pytest.raises(InputError, match="no medians"):
         encode_chunk(sp.csr_array(make_counts()), ["G1"] * 12, Vocabulary(np.array(["G1"])), max_len=4)
+
+
+@pytest.mark.parametrize("without_token", [0, 4])
+@pytest.mark.parametrize("stored_zeros", [False, True])
+def test_cells_longer_than_the_context_are_counted(tmp_path: Path, without_token: int, stored_zeros: bool) -> None:
+    """Only tokens make a cell long: not values of genes without one, nor zeros that are stored."""
+    counts = np.random.default_rng(0).integers(1, 9, (60, 12)).astype(np.float32)
+    counts[np.random.default_rng(1).random(counts.shape) < 0.4] = 0
+    genes = [f"G{i}" for i in range(12 - without_token)]
+    matrix = sp.csr_matrix(counts)
+    if stored_zeros:
+        matrix.data[::3] = 0
+    adata = ad.AnnData(matrix, var=pd.DataFrame(index=[f"G{i}" for i in range(12)]))
+    vocabulary = Vocabulary(np.array(genes, dtype=object), medians=np.ones(len(genes)))
+    report = tokenize(adata, tmp_path / "corpus", vocabulary=vocabulary, max_len=3)
+    lengths = (matrix.toarray()[:, : len(genes)] > 0).sum(axis=1)
+    assert report.n_truncated_cells == int((lengths > 3).sum()) > 0
+    assert report.n_tokens == int(np.minimum(lengths, 3).sum())

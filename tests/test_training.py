@@ -6,6 +6,8 @@ import json
 import math
 import shutil
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ pytest.importorskip("datasets")
 pytest.importorskip("tensorboard")
 
 import tiny_models as tiny
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertForMaskedLM
 
 from corrmask.arms import ARMS
@@ -21,10 +24,11 @@ from corrmask.cli.app import main
 from corrmask.corpus import Corpus, split_cells
 from corrmask.errors import InputError
 from corrmask.model import build_model
-from corrmask.training import Settings, pretrain
+from corrmask.training import Settings, pretrain, step
 from corrmask.training.log import read_metrics
 from corrmask.training.schedule import dropout_seed, expand_share, learning_rate
 from corrmask.training.step import build_optimizer
+from corrmask.training.utilisation import operations, peak_tflops, published_tflops
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +129,8 @@ def test_what_a_run_leaves(inputs, tmp_path):
     assert all(line["cells"] == 16 and 0 <= line["wait_share"] <= 1 for line in train)
     waited = sum(line["wait_share"] * line["seconds"] for line in train)
     assert record["waited"] == pytest.approx(waited / sum(line["seconds"] for line in train))
+    assert all(line["tflops"] > 0 and "mfu" not in line for line in train)  # no peak is known of a CPU
+    assert record["mfu"] is None
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
@@ -144,10 +150,97 @@ def test_training_depends_on_each_part_of_the_settings(inputs, tmp_path):
     assert (tmp_path / "same" / "model.safetensors").read_bytes() == (tmp_path / "0" / "model.safetensors").read_bytes()
 
 
-def test_bf16_trains_on_the_cpu_when_asked(inputs, tmp_path):
-    record = pretrain(inputs[0], tmp_path / "m", tiny.settings(steps=2, precision="bf16"), graph=inputs[1])
+def test_operations_are_those_that_torch_counts(inputs):
+    corpus = Corpus.open(inputs[0])
+    shape = {"layers": 3, "hidden": 32, "heads": 2, "intermediate": 80, "max_len": 32, "dropout": 0.0}
+    model = build_model(corpus.vocabulary, **shape, seed=0)
+    model.set_attn_implementation("eager")  # the counter does not know the fused kernel of the CPU
+    lengths, n_masked = [7, 20], 5
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        for n in lengths:
+            states = model.bert(torch.arange(4, 4 + n)[None]).last_hidden_state
+        model.cls(states[0, :n_masked])
+    squares = sum(n**2 for n in lengths)
+    assert operations(model.config, sum(lengths), squares, n_masked) == 3 * counter.get_total_flops()
+
+
+def test_the_share_of_the_peak_is_logged(inputs, tmp_path, capsys):
+    arguments = ["--corpus", inputs[0], "--graph", inputs[1], "-o", tmp_path / "m"]
+    arguments += tiny.options(steps=3, peak=0.5, validate_cells=1)
+    with pytest.raises(SystemExit) as caught:
+        main(["pretrain", *map(str, arguments)])
+    assert caught.value.code == 0
+    train = lines(tmp_path / "m", "train")
+    assert all(line["mfu"] == pytest.approx(line["tflops"] / 0.5) for line in train)
+    record = json.loads((tmp_path / "m" / "training.json").read_text())
+    total = sum(line["tflops"] * line["seconds"] for line in train)
+    assert record["mfu"] == pytest.approx(total / 0.5 / sum(line["seconds"] for line in train))
+    assert "of 0.5 TFLOP/s a device" in " ".join(capsys.readouterr().out.split())
+
+
+def test_published_peaks():
+    assert published_tflops("NVIDIA H200", "bf16") == published_tflops("NVIDIA H100 80GB HBM3", "bf16") == 989.4
+    assert published_tflops("NVIDIA H100 PCIe", "fp32") == 51
+    assert published_tflops("NVIDIA A100-SXM4-80GB", "bf16") == 312
+    assert published_tflops("NVIDIA T4", "bf16") is None
+    assert peak_tflops(torch.device("cpu"), "fp32") is None
+
+
+def test_bf16_learns_on_the_cpu_when_asked(inputs, tmp_path):
+    settings = tiny.settings(mask="random", steps=200, checkpoint_every=200, lr=1e-2, precision="bf16")
+    record = pretrain(inputs[0], tmp_path / "m", settings)
     assert record["settings"]["precision"] == "bf16"
+    assert record["validation"]["loss"] < math.log(60) - 0.8 * math.log(2)
     assert BertForMaskedLM.from_pretrained(tmp_path / "m").dtype == torch.float32
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of dynamo's own look at its inputs
+def test_compiled_parts_take_any_number_of_tokens(inputs, tmp_path, monkeypatch):
+    """One graph a part, and no other for batches of other sizes; the weights keep their names."""
+    monkeypatch.setattr(step, "_BACKEND", "eager")  # half a minute less; the graphs are the same
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    record = pretrain(inputs[0], tmp_path / "m", tiny.settings(compile=True, dropout=0.0), graph=inputs[1])
+    pretrain(inputs[0], tmp_path / "eager", tiny.settings(dropout=0.0), graph=inputs[1])
+    sizes = {line["tokens"] for line in lines(tmp_path / "m", "train")}
+    assert len(sizes) > 6
+    counted = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert 3 <= counted <= 6, "three parts, with gradients and without"
+    for one, two in zip(lines(tmp_path / "m", "train"), lines(tmp_path / "eager", "train"), strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], abs=1e-4)
+    assert record["settings"]["compile"] is True
+    assert BertForMaskedLM.from_pretrained(tmp_path / "m").dtype == torch.float32
+
+
+def test_balanced_labels(tmp_path, capsys):
+    """Of 120 cells 12 are of the rarer kind, one of which has lost its label; half of those that are read are."""
+    adata = tiny.cells()
+    kind = np.where(np.arange(120) % 10 == 0, "rare", "common").astype(object)
+    kind[30] = None
+    adata.obs["kind"] = pd.Categorical(kind)
+    corpus, _ = tiny.write_inputs(tmp_path, adata)
+    train, _ = split_cells(120, 0.2, 0)
+    assert {0, 10, 30} <= set(train)
+    opened, read = Corpus.open(corpus), []
+    batch = opened.batch
+    opened.batch = lambda rows, max_len: read.extend(rows) or batch(rows, max_len)
+    settings = tiny.settings(mask="random", steps=60, balance="kind", validate_cells=1, checkpoint_every=60)
+    record = pretrain(opened, tmp_path / "m", settings)
+    assert record["settings"]["balance"] == "kind"
+    assert record["cells"]["without_label"] == 1
+    trained = [row for row in read if row in set(train)]
+    assert len(trained) == 60 * 16
+    assert 30 not in trained
+    share = sum(row % 10 == 0 for row in trained) / len(trained)
+    assert abs(share - 0.5) < 5 * 0.5 / len(trained) ** 0.5
+    arguments = ["--corpus", corpus, "-o", tmp_path / "c", *tiny.options(mask="random", steps=2)]
+    assert "no obs column 'donor'" in fails(capsys, *arguments, "--balance", "donor")
+    assert not (tmp_path / "c").exists()
+    with pytest.raises(SystemExit):
+        main(["pretrain", *map(str, arguments), "--balance", "kind"])
+    printed = capsys.readouterr()
+    assert "each label of 'kind' equally often" in printed.out
+    assert "1 training cells without a label in 'kind'" in printed.err
 
 
 def test_corpus_of_one_cell(tmp_path):
@@ -178,10 +271,12 @@ def test_cells_without_tokens_are_neither_trained_on_nor_validated(inputs, tmp_p
         ({"rate": 0.0}, "'rate' must be in"),
         ({"dropout": 1.0}, "'dropout' must be at least 0 and below 1"),
         ({"lr": -1.0}, "'lr' must be positive"),
+        ({"peak": 0.0}, "'peak' must be positive"),
         ({"clip": -1.0}, "'clip' must be at least 0"),
         ({"warmup": 12}, "'warmup' must be less than the 12 steps"),
         ({"seed": -1}, "'seed' must be in"),
         ({"precision": "fp8"}, "'precision' must be"),
+        ({"shard": True, "compile": True}, "'shard' and 'compile' exclude each other"),
         ({"expand_steps": 3}, "'expand_steps' needs 'expand_from'"),
         ({"expand_from": 0.0, "mask": "random"}, "has no meaning for mask 'random'"),
         ({"device": "cuda:99"}, "device 'cuda:99' is not available"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -16,6 +17,8 @@ pytest.importorskip("datasets")
 pytest.importorskip("tensorboard")
 
 import tiny_models as tiny
+from safetensors.torch import load_file
+from transformers import BertForMaskedLM
 
 from corrmask.corpus import split_cells
 from corrmask.distributed import Ranks
@@ -139,6 +142,64 @@ def test_a_killed_process_is_started_again(inputs, pair, tmp_path):
     assert curve(tmp_path / "m") == curve(pair[0])
     record = json.loads((tmp_path / "m" / "training.json").read_text())
     assert [one["from_step"] for one in record["sessions"]] == [0, 6]
+
+
+@pytest.fixture(scope="module")
+def sharded(inputs, tmp_path_factory):
+    """The same as `pair`, weights and moments spread over the two."""
+    tmp_path = tmp_path_factory.mktemp("sharded")
+    done = torchrun(tmp_path, inputs, tmp_path / "m", "--shard", dropout=0.0)
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "m"
+
+
+def test_sharded_weights_train_as_whole_ones(pair, sharded):
+    for kind in ("train", "validation"):
+        for one, two in zip(curve(pair[0], kind), curve(sharded, kind), strict=True):
+            assert two == pytest.approx(one, abs=LOSS), kind
+    models = [BertForMaskedLM.from_pretrained(folder) for folder in (pair[0], sharded)]
+    for one, two in zip(*(model.state_dict().values() for model in models), strict=True):
+        # a gradient of 0 but for rounding is an update of lr, whichever its sign
+        assert (one - two).abs().mean() < 1e-4
+        assert (one - two).abs().max() < 12 * tiny.SHAPE["lr"]
+    assert (sharded / "config.json").read_text() == (pair[0] / "config.json").read_text()
+    keys = [list(load_file(folder / "model.safetensors")) for folder in (pair[0], sharded)]
+    assert keys[0] == keys[1]
+
+
+def test_each_rank_writes_its_moments(pair, sharded):
+    names = [f"optimizer-0000{rank}-of-00002.safetensors" for rank in (1, 2)]
+    newest = sharded / "checkpoints" / "step-000012"
+    assert sorted(path.name for path in newest.glob("optimizer*")) == names
+    state = json.loads((newest / "state.json").read_text())
+    assert set(names) < set(state["hashes"])
+    whole = load_file(pair[0] / "checkpoints" / "step-000012" / "optimizer.safetensors")
+    parts = [load_file(newest / name) for name in names]
+    assert set(whole) == set(parts[0]) == set(parts[1])
+    for name, moment in whole.items():
+        if name.endswith(".step"):
+            assert [moment] == [parts[0][name]] == [parts[1][name]]
+            continue
+        assert len(parts[0][name]) == -(-len(moment) // 2)
+        assert torch.cat([part[name] for part in parts]).shape == moment.shape
+
+
+def test_a_killed_process_of_sharded_ones_is_started_again(inputs, sharded, tmp_path):
+    done = torchrun(tmp_path, inputs, tmp_path / "m", "--resume", "--shard", killed_at=("1:7",), dropout=0.0)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == (sharded / "model.safetensors").read_bytes()
+    assert curve(tmp_path / "m") == curve(sharded)
+
+
+def test_one_process_goes_on_from_the_parts_of_two(inputs, pair, sharded, tmp_path):
+    """The moments are put together again: the curve stays that of the others."""
+    shutil.copytree(sharded, tmp_path / "m")
+    shutil.rmtree(tmp_path / "m" / "checkpoints" / "step-000012")
+    (tmp_path / "m" / "config.json").unlink()
+    record = pretrain(inputs[0], tmp_path / "m", tiny.settings(dropout=0.0), graph=inputs[1], resume=True)
+    assert [one["from_step"] for one in record["sessions"]] == [0, 9]
+    for one, two in zip(curve(pair[0]), curve(tmp_path / "m"), strict=True):
+        assert two == pytest.approx(one, abs=LOSS)
 
 
 def test_a_batch_has_a_cell_for_each_process(inputs, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from corrmask.errors import InputError
 from corrmask.training import pretrain
 from corrmask.training.log import read_metrics, truncate
 
-TIMINGS = {"seconds", "cells_per_second", "tokens_per_second", "wait_share"}
+TIMINGS = {"seconds", "cells_per_second", "tokens_per_second", "wait_share", "tflops", "mfu"}
 
 
 def log_of(folder):
@@ -81,6 +81,15 @@ def test_stopped_and_resumed_gives_the_same_bytes(inputs, whole, tmp_path, stops
     assert log_of(tmp_path / "m") == log_of(whole)
     assert record["sessions"][-1]["from_step"] == (stops[-1] - 1) // 3 * 3 * (stops[-1] > 3)
     assert record["validation"]["step"] == 12
+
+
+@pytest.mark.parametrize("changed", [{"balance": "kind"}, {"precision": "bf16"}], ids=["balance", "bf16"])
+def test_stopped_and_resumed_in_other_ways_to_train(inputs, tmp_path, changed):
+    start(inputs, tmp_path / "whole", **changed)
+    start(inputs, tmp_path / "m", stop=5, **changed)
+    start(inputs, tmp_path / "m", resume=True, **changed)
+    assert weights_of(tmp_path / "m") == weights_of(tmp_path / "whole")
+    assert log_of(tmp_path / "m") == log_of(tmp_path / "whole")
 
 
 def test_killed_at_random_moments_gives_the_same_bytes(inputs, whole, tmp_path):
@@ -168,6 +177,7 @@ def test_a_kill_while_the_result_is_put_in_place(inputs, whole, tmp_path, monkey
         ({"mask": "rewired"}, "'mask' was 'corr' and is now 'rewired'"),
         ({"threads": 2}, "'threads' was 1 and is now 2"),
         ({"expand_from": None}, "'expand_from' was 0.0 and is now None"),
+        ({"balance": "kind"}, "'balance' was None and is now 'kind'"),
     ],
 )
 def test_other_settings_are_refused(inputs, tmp_path, changed, message):
@@ -260,10 +270,10 @@ def test_a_full_disk_at_a_checkpoint_leaves_the_earlier_ones(inputs, whole, tmp_
 
     save = checkpoint.save_model
 
-    def full(model, vocabulary, folder):
+    def full(model, vocabulary, folder, *rest):
         if "000006" in folder.name:
             raise OSError(28, "No space left on device")
-        save(model, vocabulary, folder)
+        save(model, vocabulary, folder, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_model", full)

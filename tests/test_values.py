@@ -154,6 +154,21 @@ def test_zeros_take_part_or_do_not() -> None:
     assert hit[1].sum(1).tolist() == [reference.budget(n, 400_000) for n in n_expressed]
 
 
+@pytest.mark.parametrize("style", ["pcpt", "both"])
+def test_a_column_goes_before_the_epoch_that_is_told(style: str) -> None:
+    collator = CorrMaskValueCollator(GROUPS, max_length=16, mlm_probability=0.4, data_style=style, pad_value=-2)
+    epochs = [cell % 3 for cell in range(len(EXAMPLES))]
+    mixed = collator([{**example, "epoch": epoch} for example, epoch in zip(EXAMPLES, epochs, strict=True)])
+    for epoch in range(3):
+        collator.set_epoch(epoch)
+        of_epoch = collator([EXAMPLES[cell] for cell in range(epoch, len(EXAMPLES), 3)])
+        for name, wanted in of_epoch.items():
+            got = mixed[name][epoch::3]
+            assert torch.equal(got[:, : wanted.shape[1]], wanted), name
+            padding = got[:, wanted.shape[1] :]
+            assert (padding == (0 if "gene" in name else -2)).all()
+
+
 def test_batches_order_and_workers_do_not_matter() -> None:
     collator = CorrMaskValueCollator(GROUPS, max_length=20, seed=1)
     collator.set_epoch(4)
@@ -178,7 +193,7 @@ def test_batches_order_and_workers_do_not_matter() -> None:
         ({"keep_first_n_tokens": -1}, "'keep_first_n_tokens'"),
         ({"n_bins": 1}, "'n_bins'"),
         ({"pad_value": -1}, "'mask_value' and 'pad_value' must differ"),
-        ({"mlm_probability": 0.0}, "'rate'"),
+        ({"mlm_probability": 0.0}, "'mlm_probability' must be in"),
     ],
 )
 def test_arguments_that_are_refused(options: dict[str, Any], words: str) -> None:

@@ -61,4 +61,7 @@ def settings(**changed: Any) -> Settings:
 def options(**changed: Any) -> list[str]:
     """The same for the command line."""
     given = {**SHAPE, "mask": "corr", "steps": 12, "checkpoint_every": 3, **changed}
-    return [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    options = []
+    for name, value in given.items():
+        options += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+    return options

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from corrmask.arguments import checked
 from corrmask.arms import ARMS, make_masker
 from corrmask.audit.counting import ArmCounts, partner_strength
 from corrmask.audit.report import RULES, ArmAudit, AuditReport
@@ -23,6 +24,7 @@ __all__ = ["ArmAudit", "AuditReport", "audit"]
 _BATCH = 64  # cells: few, so that the table of who is visible stays in cache
 
 
+@checked
 def audit(
     corpus: Corpus,
     graph: GeneGraph,

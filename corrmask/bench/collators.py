@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from corrmask.arguments import checked
 from corrmask.bench import machine, packages
 from corrmask.bench.cells import SPECIAL_TOKENS, Batch, draw_batch
 from corrmask.bench.masking import IGNORED, MASK, MASK_TOKEN, RANDOM, RATE, budgets
@@ -26,6 +27,7 @@ OURS, PEER = "corrmask CorrMaskCollator", "transformers DataCollatorForLanguageM
 _EPOCHS = 8  # over which rate and 80 / 10 / 10 are counted
 
 
+@checked
 def load_collator(path: str) -> Collator:
     """What ``module:attribute`` names; modules in the current folder are found.
 
@@ -51,6 +53,7 @@ def load_collator(path: str) -> Collator:
     return found
 
 
+@checked
 def bench_collators(
     collator: Collator | None = None,
     *,

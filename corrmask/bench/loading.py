@@ -37,10 +37,12 @@ class Cells:
         Its cells stand in the corpus again and again, each time at a place of their own.
     n_cells
         Rows.
+    within
+        Where the folder is made; by default where temporary files lie.
     """
 
-    def __init__(self, batch: Batch, n_cells: int) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="corrmask-bench-"))
+    def __init__(self, batch: Batch, n_cells: int, within: Path | None = None) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="corrmask-bench-", dir=within))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self.groups, self.max_len = batch.groups, batch.input_ids.shape[1]
         genes = np.array([f"G{i}" for i in range(batch.groups.vocabulary_size - SPECIAL_TOKENS)], dtype=object)
@@ -74,7 +76,7 @@ def loading_case(cells: Cells, batch_size: int, *, masked: bool, batches: int, w
         _check(cells, batch_size, masked, *result)
 
     contestants = [Contestant("Loader", ours, check, ours=True)]
-    for name, source, restated in _sources(cells, batch_size, masked, workers):
+    for name, source, restated in sources(cells, batch_size, masked, workers):
         contestants.append(Contestant(name, _reader(source, batches), check, restated=restated))
     mean = float(cells.corpus.lengths.mean())
     return Case(
@@ -87,7 +89,7 @@ def loading_case(cells: Cells, batch_size: int, *, masked: bool, batches: int, w
     )
 
 
-def _sources(
+def sources(
     cells: Cells, batch_size: int, masked: bool, workers: Sequence[int]
 ) -> Iterator[tuple[str, Iterable[Any], bool]]:
     """What is read from in place of ours: the data set as its users read it, and as fast as it goes."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from corrmask.cli import console
@@ -133,11 +132,11 @@ def _print(document: dict[str, Any]) -> None:
         masks.add_column(heading, justify="left" if heading == "arm" else "right")
     leaks = Table(
         title="leakage: masked genes with a visible partner",
-        caption="could: with any partner in the cell; standardised: genes counted as often as they are present",
+        caption="could: with any partner in the cell; alike: genes counted as often as they are present (standardised)",
     )
     leaks.add_column("arm")
     for threshold in settings["thresholds"]:
-        for heading in (f"|r| ≥ {threshold:g}", "could", "standardised"):
+        for heading in (f"|r| ≥ {threshold:g}", "could", "alike"):
             leaks.add_column(heading, justify="right")
     for name, arm in arms.items():
         shown = "/".join(f"{100 * one['share']:.1f}" for one in arm["shown"].values())
@@ -155,18 +154,19 @@ def _print(document: dict[str, Any]) -> None:
     first = next(iter(arms.values()))["mask_frequency"]
     by_gene = Table(
         title=f"mask frequency of {first['genes']:,} genes, each in {settings['min_cells']} cells or more",
-        caption="near the rate: genes within a quarter of it",
+        caption="half: the median; near: genes within a quarter of the rate",
     )
-    for heading in ("arm", "5 %", "25 %", "median", "75 %", "95 %", "most", "near the\nrate"):
+    for heading in ("arm", "5 %", "25 %", "half", "75 %", "95 %", "most", "near"):
         by_gene.add_column(heading, justify="left" if heading == "arm" else "right")
-    by_gene.add_column("masked most")
-    by_gene.add_column("masked least")
     for name, arm in arms.items():
         frequency = arm["mask_frequency"]
         quantiles = [_percent(frequency[key]) for key in ("q5", "q25", "q50", "q75", "q95", "max", "near_rate")]
-        by_gene.add_row(name, *quantiles, _names(frequency["most_masked"]), _names(frequency["least_masked"]))
+        by_gene.add_row(name, *quantiles)
     if first["genes"]:
         console.out.print(by_gene)
+        for name, arm in arms.items():
+            most, least = (_names(arm["mask_frequency"][key]) for key in ("most_masked", "least_masked"))
+            console.out.print(f"{name}: masked most {most}; least {least}", markup=False)
     else:
         console.note(
             f"no gene is in {settings['min_cells']} of the cells looked at: lower --min-cells, or raise --held-out or "
@@ -185,4 +185,4 @@ def _percent(value: float | None) -> str:
 
 
 def _names(rows: list[dict[str, Any]]) -> str:
-    return escape(", ".join(row["gene"] for row in rows[:3]))
+    return ", ".join(row["gene"] for row in rows[:3])

@@ -15,6 +15,9 @@ from corrmask.cli import console
 def enrich(
     graph: Annotated[Path, typer.Argument(help="A dependency graph, written by `corrmask graph`.")],
     gene_sets: Annotated[Path, typer.Option(help="A .gmt, or a table (.tsv, .csv) of set and gene with a header.")],
+    gene_column: Annotated[
+        str | None, typer.Option(help="Column of the table with the genes (the second).", show_default=False)
+    ] = None,
     by: Annotated[str, typer.Option(help="neighbourhoods (a gene and its partners) or modules.")] = "neighbourhoods",
     top: Annotated[int, typer.Option(help="Pairs of group and set to list, smallest p first.")] = 15,
     seed: Annotated[int, typer.Option(help="Of the rewiring and the modules.")] = 0,
@@ -29,7 +32,7 @@ def enrich(
     from corrmask.enrichment import enrich_graph, read_gene_sets
     from corrmask.graph import GeneGraph
 
-    sets = read_gene_sets(gene_sets)
+    sets = read_gene_sets(gene_sets, gene_column)
     real, null = enrich_graph(GeneGraph.read(graph), sets, by=by, seed=seed)
     found = real.table.head(top)
     if json:

@@ -66,7 +66,13 @@ def graph(
     Example: [bold]corrmask graph cells.h5ad -o graph.h5ad --within donor --top-k 16 --min-corr 0.1[/bold]
 
     After an interruption: [bold]corrmask graph cells.h5ad -o graph.h5ad --within donor --resume[/bold]
+
+    By several processes, which keep nothing for --resume:
+    [bold]torchrun --nproc-per-node 2 --no-python corrmask graph cells.zarr -o graph.h5ad[/bold]
     """
+    import torch
+
+    from corrmask.distributed import joined
     from corrmask.errors import InputError
     from corrmask.files import explaining
     from corrmask.geneformer import read_vocabulary
@@ -74,13 +80,15 @@ def graph(
     from corrmask.graph import check_graph_output, correlation_graph
     from corrmask.parts import part_folder
 
-    check_graph_output(output, overwrite=overwrite)
     if vocabulary is not None and gene_map is None:
         raise InputError("--vocabulary chooses among the ids of --gene-map; give both or neither")
     if normalized:
         console.note_normalized()
     started = time.perf_counter()
-    with console.progress() as progress, explaining(output, part_folder(output)):
+    with joined(torch.device("cpu")) as ranks, console.progress() as progress, explaining(output, part_folder(output)):
+        ranks.first(lambda: check_graph_output(output, overwrite=overwrite))
+        if resume and ranks.world > 1:
+            raise InputError(f"--resume: {ranks.world} processes keep nothing to go on from; leave it out, or use one")
         result = correlation_graph(
             files,
             top_k=top_k,
@@ -96,13 +104,14 @@ def graph(
             gene_column=gene_column,
             normalized=normalized,
             memory=memory,
-            checkpoint=part_folder(output),
+            checkpoint=part_folder(output) if ranks.world == 1 else None,
             checkpoint_seconds=checkpoint_seconds,
             resume=resume,
+            ranks=ranks,
             progress=progress,
         )
-    seconds = time.perf_counter() - started
-    result.write(output, overwrite=overwrite)
+        seconds = time.perf_counter() - started
+        ranks.first(lambda: result.write(output, overwrite=overwrite))
     degree = result.in_degree()
     report = {
         "output": str(output),

@@ -54,6 +54,9 @@ def pretrain(
         int | None, typer.Option(help="Updates of that rise. \\[default: all]", show_default=False)
     ] = None,
     max_group: Annotated[int | None, typer.Option(help="Most genes that a seed brings along.")] = None,
+    balance: Annotated[
+        str | None, typer.Option(help="Train on each label of this obs column equally often.", show_default=False)
+    ] = None,
     held_out: Annotated[float, typer.Option(help="Share of the cells held out for validation.")] = 0.05,
     validate_every: Annotated[
         int | None, typer.Option(help="Updates between validations. \\[default: a tenth of all]", show_default=False)
@@ -71,6 +74,17 @@ def pretrain(
         int | None,
         typer.Option(help="Threads on the CPU; they change rounding. \\[default: torch's]", show_default=False),
     ] = None,
+    peak: Annotated[
+        float | None,
+        typer.Option(
+            help="TFLOP/s of a device, of which the share used is logged. \\[default: as published, where known]",
+            show_default=False,
+        ),
+    ] = None,
+    shard: Annotated[
+        bool, typer.Option("--shard", help="Spread weights and moments over torchrun's processes (FSDP2).")
+    ] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Fuse pointwise work with torch.compile.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print what training.json holds.")] = False,
@@ -113,6 +127,7 @@ def pretrain(
         expand_from=expand_from,
         expand_steps=expand_steps,
         max_group=max_group,
+        balance=balance,
         held_out=held_out,
         validate_every=validate_every,
         validate_cells=validate_cells,
@@ -122,6 +137,9 @@ def pretrain(
         device=device,
         precision=precision,  # type: ignore[arg-type]  # checked there
         threads=threads,
+        peak=peak,
+        shard=shard,
+        compile=compile,
     )
     settings.check()
     given = None if vocabulary is None else read_vocabulary(vocabulary)
@@ -157,9 +175,15 @@ def _print(output: Path, record: dict[str, Any]) -> None:
         lines.append(
             f"held-out cells, masked at random: loss {validation['loss']:.4f}, accuracy {validation['accuracy']:.2%}"
         )
+    if settings["balance"] is not None:
+        lines.append(f"each label of {settings['balance']!r} equally often")
+    if record["mfu"] is not None:
+        lines.append(f"model FLOP utilisation {record['mfu']:.1%} of {settings['peak']:,.4g} TFLOP/s a device")
     lines.append(f"waited for masked cells {record['waited']:.2%} of the training time")
     console.out.print("\n".join(lines), markup=False)
     if cells["without_tokens"]:
         console.note(f"left out: {cells['without_tokens']:,} cells without tokens")
+    if cells["without_label"]:
+        console.note(f"left out: {cells['without_label']:,} training cells without a label in {settings['balance']!r}")
     if cells["cut_to_max_len"]:
         console.note(f"cut to {settings['max_len']} tokens: {cells['cut_to_max_len']:,} cells")

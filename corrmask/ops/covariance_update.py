@@ -71,7 +71,7 @@ def covariance_update(
     y = log1p(count * target_sum / total of the cell) in float64, or the values as they are. Bounded: the correlations
     that follow err by at most 1e-5, at any number of cells. Within blocks of 8,192 cells products are summed in
     float32, genes in more than half of them shifted by their mean there; blocks add up in float64. The bytes do not
-    depend on the number of threads.
+    depend on the number of threads; between instruction sets (fused multiply-add) the last bits may differ.
 
     Parameters
     ----------

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from corrmask._library import call
+from corrmask._library import call, require_device
 from corrmask.ops._checks import check_integer, check_tensor
 
 _OP = "gather_tokens"
@@ -39,6 +40,7 @@ class TokenChunks:
         if len(tokens) != len(offsets):
             raise ValueError(f"corrmask.{_OP}: as many 'tokens' as 'offsets', got {len(tokens)} and {len(offsets)}")
         self._tokens, self._offsets = list(tokens), list(offsets)  # kept: the table holds their addresses
+        self._there: list[tuple[Tensor, ...]] = []  # likewise, of pieces on a device
         self.token_bits = _bits("tokens", tokens, _TOKEN_DTYPES, least=0)
         self.offset_bits = _bits("offsets", offsets, _OFFSET_DTYPES, least=1)
         table = np.zeros((len(tokens) + 1, 4), dtype=np.int64)
@@ -50,6 +52,22 @@ class TokenChunks:
 
     def __len__(self) -> int:
         return int(self.table[-1, 0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows lie."""
+        return self.table.device
+
+    def to(self, device: torch.device | str) -> TokenChunks:
+        """The same rows in the memory of a device, copied piece by piece; those of the CPU where they are."""
+        if torch.device(device) == self.device:
+            return self
+        there, table = copy.copy(self), self.table.clone()
+        parts = zip(self._offsets, self._tokens, strict=True)
+        there._there = [tuple(_on_device(part, device) for part in piece) for piece in parts]
+        table[:-1, 1:3] = torch.tensor([[part.data_ptr() for part in piece] for piece in there._there]).view(-1, 2)
+        there.table = table.to(device)
+        return there
 
     def lengths(self) -> np.ndarray:
         """Tokens of each row: int64 [rows]."""
@@ -66,6 +84,11 @@ def _bits(name: str, parts: Sequence[np.ndarray], dtypes: tuple[np.dtype, ...], 
     return 8 * (parts[0].dtype if parts else dtypes[0]).itemsize
 
 
+def _on_device(part: np.ndarray, device: torch.device | str) -> Tensor:
+    """A copy of an array, which may be read-only."""
+    return torch.from_numpy(part.copy()).to(device)
+
+
 def gather_tokens(
     chunks: TokenChunks,
     rows: Tensor,
@@ -78,12 +101,15 @@ def gather_tokens(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Read rows into a batch, the first `max_len` tokens of each. Exact.
 
+    On CUDA the rows lie in the device's memory (`TokenChunks.to`), and the batch comes there. Since its size hangs on
+    the rows, the host waits for the device once.
+
     Parameters
     ----------
     chunks
         The rows.
     rows
-        int64 [B], in any order, repeated or not.
+        int64 [B], in any order, repeated or not; on the device of the chunks.
     vocabulary
         Every token must be in 0 .. vocabulary - 1.
     max_len
@@ -113,8 +139,9 @@ def gather_tokens(
     if not isinstance(chunks, TokenChunks):
         raise TypeError(f"corrmask.{_OP}: 'chunks' must be a TokenChunks, got {type(chunks).__name__}")
     check_tensor(_OP, "rows", rows, (torch.int64,), (None,), "[B]")
-    if not rows.is_cpu:
-        raise ValueError(f"corrmask.{_OP}: 'rows' must be on the CPU, where the corpus is; got {rows.device}")
+    if rows.device != chunks.device:
+        raise ValueError(f"corrmask.{_OP}: 'rows' must be on {chunks.device}, where the chunks are; got {rows.device}")
+    require_device(_OP, rows)
     if dtype not in (torch.int32, torch.int64):
         raise ValueError(f"corrmask.{_OP}: 'dtype' must be torch.int32 or torch.int64, got {dtype}")
     check_integer(_OP, "vocabulary", vocabulary, 1, 2**31 - 1)

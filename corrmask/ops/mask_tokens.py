@@ -95,7 +95,7 @@ def mask_tokens(
     if unit not in ("token", "group"):
         raise ValueError(f"corrmask.{op}: 'unit' must be 'token' or 'group', got {unit!r}")
     return call(
-        torch.ops.corrmask.mask_tokens,
+        torch.ops.corrmask.mask_tokens.default,
         *tensors,
         **options,
         mask_token_id=mask_token_id,

@@ -77,7 +77,7 @@ def sample_groups(
         An argument has the wrong type, dtype, shape or range; on the CPU also a token or a length out of range.
     """
     arguments = sampling_arguments("sample_groups", **locals())
-    return call(torch.ops.corrmask.sample_groups, *arguments[0], **arguments[1])
+    return call(torch.ops.corrmask.sample_groups.default, *arguments[0], **arguments[1])
 
 
 def sampling_arguments(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from corrmask.arguments import checked
 from corrmask.errors import InputError
 from corrmask.graph import GeneGraph
 from corrmask.pl.style import ARM_COLOURS, GREY, axes_of
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@checked
 def degree(graph: GeneGraph, ax: Axes | None = None, *, n_hubs: int = 8) -> Axes:
     """How many genes are partners of how many others, with the names of the hubs."""
     ax = axes_of(ax)
@@ -32,6 +34,7 @@ def degree(graph: GeneGraph, ax: Axes | None = None, *, n_hubs: int = 8) -> Axes
     return ax
 
 
+@checked
 def heatmap_modules(
     graph: GeneGraph,
     modules: Mapping[str, Sequence[str]],

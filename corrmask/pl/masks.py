@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from corrmask.arguments import checked
 from corrmask.audit.report import AuditReport
+from corrmask.errors import InputError
 from corrmask.pl.style import GREY, arm_colour, axes_of
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ _LEAKAGE = {
 }
 
 
+@checked
 def leakage(
     report: AuditReport | Mapping[str, Any],
     ax: Axes | None = None,
@@ -50,12 +53,16 @@ def leakage(
             tops = [100 * row["partner_in_cell"] for row in rows]
             ax.hlines(tops, centres - 0.46 * width, centres + 0.46 * width, color="black", linewidth=1.2)
         for bar, height, top in zip(bars, heights, tops, strict=True):
+            # Inside, where a line over the bar could be taken for what the number means.
+            inside = measure == "share" and height > 8
             ax.annotate(
                 f"{height:.0f}",
-                (bar.get_x() + bar.get_width() / 2, top),
-                (0, 3),
+                (bar.get_x() + bar.get_width() / 2, height if inside else top),
+                (0, -3 if inside else 3),
                 textcoords="offset points",
                 ha="center",
+                va="top" if inside else "baseline",
+                color="white" if inside and alpha > 0.7 else "black",
             )
     if measure == "share":
         handles.append(Line2D([], [], color="black", linewidth=1.2, label="all that could leak"))
@@ -65,6 +72,7 @@ def leakage(
     return ax
 
 
+@checked
 def mask_frequency(report: AuditReport | Mapping[str, Any], ax: Axes | None = None) -> Axes:
     """How many genes are masked how often, by arm: the tail on the right are genes that are nearly always masked."""
     document = _document(report)
@@ -76,9 +84,9 @@ def mask_frequency(report: AuditReport | Mapping[str, Any], ax: Axes | None = No
             share = 1 - np.linspace(0, 1, 101)
             share[-1] = 1 / frequency["genes"]  # the most masked gene
             most = max(most, frequency["genes"])
-            ax.plot(
-                100 * np.array(frequency["percentiles"]), 100 * share, color=arm_colour(arm), linewidth=2, label=arm
-            )
+            wide = 4.5 if arm in ("random", "weighted") else 2  # `levelled` and `corr` lie on them
+            at, colour = 100 * np.array(frequency["percentiles"]), arm_colour(arm)
+            ax.plot(at, 100 * share, color=colour, linewidth=wide, label=arm, zorder=4 - wide / 2)
     rate, cells = document["settings"]["rate"], document["settings"]["min_cells"]
     ax.axvline(100 * rate, color=GREY, linewidth=1, linestyle="--", label=f"rate {100 * rate:g} %", zorder=0)
     ax.set(yscale="log", xlim=(0, 100), ylim=(80 / most, 120), ylabel="genes masked at least that often (%)")
@@ -88,6 +96,7 @@ def mask_frequency(report: AuditReport | Mapping[str, Any], ax: Axes | None = No
     return ax
 
 
+@checked
 def group_sizes(report: AuditReport | Mapping[str, Any], ax: Axes | None = None) -> Axes:
     """How many of the masked genes were masked in groups of how many, by arm."""
     ax = axes_of(ax)
@@ -112,4 +121,7 @@ def group_sizes(report: AuditReport | Mapping[str, Any], ax: Axes | None = None)
 
 
 def _document(report: AuditReport | Mapping[str, Any]) -> Mapping[str, Any]:
-    return report.to_dict() if isinstance(report, AuditReport) else report
+    document = report.to_dict() if isinstance(report, AuditReport) else report
+    if not {"arms", "settings"} <= set(document):
+        raise InputError(f"the figure needs the report of an audit, got a mapping with {sorted(map(str, document))}")
+    return document

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from corrmask.arguments import checked
 from corrmask.errors import InputError
 from corrmask.pl.style import ARM_COLOURS, GREY, LABELS, MARKERS, OTHERS, arm_colour, axes_of
+from corrmask.staging import on_host
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@checked
 def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], ax: Axes | None = None) -> Axes:
     """Validation loss of each arm against steps: rows with ``step`` and ``validation_loss``; others are passed over."""
     ax = axes_of(ax)
@@ -27,6 +30,7 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], ax: Axes
     return ax
 
 
+@checked
 def f1_by_abundance(
     report: Mapping[str, Any],
     ax: Axes | None = None,
@@ -40,7 +44,7 @@ def f1_by_abundance(
     baselines are hollow. Types whose labels would overlap are moved apart.
     """
     ax = axes_of(ax, (9, 5.2))
-    scores = [one for one in report["scores"] if (one["classifier"], one["level"]) == (classifier, level)]
+    scores = [one for one in report.get("scores", ()) if (one["classifier"], one["level"]) == (classifier, level)]
     if not scores:
         raise InputError(f"f1_by_abundance: the report has no scores of {classifier!r} in level {level!r}")
     types = sorted(scores[0]["types"], key=lambda one: (one["fraction"], one["type"]))
@@ -80,6 +84,7 @@ def f1_by_abundance(
     return ax
 
 
+@checked
 def embedding(
     coords: np.ndarray, labels: Sequence[Any] | np.ndarray, ax: Axes | None = None, *, axis: str = "UMAP"
 ) -> Axes:
@@ -92,7 +97,7 @@ def embedding(
     InputError
         Another shape.
     """
-    coords = np.asarray(coords)
+    coords = np.asarray(on_host(coords))
     if coords.ndim != 2 or coords.shape[1] != 2 or len(labels) != len(coords):
         raise InputError(f"embedding: 'coords' must be [{len(labels)}, 2], one row per label, got {list(coords.shape)}")
     ax = axes_of(ax, (7, 5))

@@ -13,15 +13,20 @@ from scipy import sparse
 from corrmask.errors import InputError
 from corrmask.sources.checks import check_shape
 from corrmask.sources.cutting import Block, csr_blocks, dense_blocks, held
+from corrmask.sources.device import DeviceRows, rows_on
 from corrmask.sources.source import Reader
 from corrmask.sources.store import StoreReader, choose_gene_names, layer_name, no_matrix
+from corrmask.staging import on_host
 
 
 class ObjectReader:
     """A matrix in memory (sparse by cell, or dense) with its genes and obs."""
 
-    def __init__(self, matrix: Any, genes: np.ndarray | None, obs: pd.DataFrame | None, name: str) -> None:
-        self._matrix = host_matrix(matrix, name)
+    def __init__(
+        self, matrix: Any, genes: np.ndarray | None, obs: pd.DataFrame | None, name: str, device: Any = None
+    ) -> None:
+        there = rows_on(matrix, device)
+        self._matrix = host_matrix(matrix, name) if there is None else there
         n_cells, n_genes = self._matrix.shape
         self.name = name
         self.genes = genes if genes is not None else np.array([str(i) for i in range(n_genes)], dtype=object)
@@ -33,6 +38,8 @@ class ObjectReader:
     def blocks(self, max_nonzeros: int, max_cells: int, first_cell: int) -> Iterator[Block]:
         """See `corrmask.sources.source.Reader`."""
         matrix, bounds = self._matrix, (self.name, max_nonzeros, max_cells)
+        if isinstance(matrix, DeviceRows):
+            return matrix.blocks(*bounds)
         if isinstance(matrix, np.ndarray):
             return dense_blocks(held(matrix), matrix.shape, *bounds)
         return csr_blocks(held(matrix), matrix.indptr, matrix.shape[1], *bounds)
@@ -64,8 +71,7 @@ def host_matrix(matrix: Any, name: str) -> Any:
             matrix = sparse.csr_array((data, indices, indptr), shape=tuple(matrix.shape))
         else:
             raise InputError(f"{name}: a tensor of layout {matrix.layout}; convert it with .to_sparse_csr()")
-    elif hasattr(matrix, "get") and type(matrix).__module__.split(".")[0] in ("cupy", "cupyx"):
-        matrix = matrix.get()
+    matrix = on_host(matrix)
     if sparse.issparse(matrix):
         matrix = matrix.tocsr()
     elif isinstance(matrix, np.ndarray):
@@ -86,7 +92,7 @@ def is_anndata(data: object) -> bool:
     return anndata is not None and isinstance(data, anndata.AnnData)
 
 
-def read_anndata(data: Any, *, matrix: str, gene_column: str | None, name: str) -> Reader:
+def read_anndata(data: Any, *, matrix: str, gene_column: str | None, name: str, device: Any = None) -> Reader:
     """Read an AnnData: in memory, or from its file where it is backed by one."""
     if data.isbacked:
         if data.is_view:
@@ -106,4 +112,4 @@ def read_anndata(data: Any, *, matrix: str, gene_column: str | None, name: str) 
         if data.X is None:
             raise absent
         values, var = data.X, data.var
-    return ObjectReader(values, choose_gene_names(var, gene_column, name), data.obs, name)
+    return ObjectReader(values, choose_gene_names(var, gene_column, name), data.obs, name, device)

@@ -20,7 +20,7 @@ _FORMATS = "an .h5ad, a .zarr, a 10x .h5, a SOMA experiment, or a folder with ma
 
 
 def open_sources(
-    data: Any, *, matrix: str = "X", gene_column: str | None = None, normalized: bool = False
+    data: Any, *, matrix: str = "X", gene_column: str | None = None, normalized: bool = False, device: Any = None
 ) -> list[Source]:
     """Open whatever holds cells.
 
@@ -36,6 +36,9 @@ def open_sources(
         Column of var that names the genes, instead of the index; "id" or "name" (the default) for 10x.
     normalized
         Announces log1p-normalised values.
+    device
+        A CSR of cupy or torch that lies on this device is read there: its chunks hold
+        `corrmask.sources.device.DeviceRows`. None reads all on the host.
 
     Returns
     -------
@@ -59,7 +62,7 @@ def open_sources(
             readers = [_open_path(path, matrix, gene_column) for path in _expand(os.fspath(item))]
         else:
             name = type(item).__name__ + (f" (number {position + 1})" if len(items) > 1 else "")
-            readers = [_open_object(item, matrix, gene_column, name)]
+            readers = [_open_object(item, matrix, gene_column, name, device)]
         sources += [Source(reader, normalized=normalized) for reader in readers]
     if not sources:
         raise InputError(f"no cells given; give {_FORMATS}, or an AnnData")
@@ -107,11 +110,11 @@ def _open_path(path: str, matrix: str, gene_column: str | None) -> Reader:
     raise InputError(f"{path}: unknown suffix {suffix!r}; give {_FORMATS}")
 
 
-def _open_object(item: Any, matrix: str, gene_column: str | None, name: str) -> Reader:
+def _open_object(item: Any, matrix: str, gene_column: str | None, name: str, device: Any) -> Reader:
     if is_anndata(item):
-        return read_anndata(item, matrix=matrix, gene_column=gene_column, name=name)
+        return read_anndata(item, matrix=matrix, gene_column=gene_column, name=name, device=device)
     _without_options(name, matrix, gene_column)
-    return ObjectReader(item, None, None, name)
+    return ObjectReader(item, None, None, name, device)
 
 
 def _without_options(name: str, matrix: str, gene_column: str | None) -> None:

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from corrmask.errors import InputError
 from corrmask.sources.ahead import READERS, ahead
-from corrmask.sources.checks import check_counts
+from corrmask.sources.checks import check_counts, is_ascending
 from corrmask.sources.cutting import Block, Load
+from corrmask.sources.device import DeviceRows
 
 
 class Chunk(NamedTuple):
@@ -24,7 +24,9 @@ class Chunk(NamedTuple):
     `counts` may share memory with the object that it came from: read it, do not write to it.
     """
 
-    counts: sparse.csr_array  # [n, n_genes] float32 or float64; each column at most once in a row, in any order
+    # sparse.csr_array [n, n_genes] of float32 or float64; each column at most once in a row, in any order. DeviceRows
+    # where the cells lie on a device and were opened there.
+    counts: Any
     obs: pd.DataFrame  # [n] rows, the columns asked for; its index holds the cells' names
     start: int  # row of the first cell in the source
 
@@ -82,6 +84,7 @@ class Source:
         obs: Sequence[str] = (),
         *,
         first_cell: int = 0,
+        share: tuple[int, int] = (0, 1),
         max_nonzeros: int = 16_000_000,
         max_cells: int = 16_384,
         workers: int = READERS,
@@ -94,6 +97,9 @@ class Source:
             Columns of obs that come along.
         first_cell
             Start with the chunk that begins with this cell: chunks are cut as from the first cell on.
+        share
+            (which, of how many): every so many-th chunk alone, for processes that share the cells. Chunks are cut as
+            for one, so that all shares together are what one process reads.
         max_nonzeros, max_cells
             Bounds of a chunk (a single cell is never cut). Matrices stored by gene hold twice `max_nonzeros` while they
             are turned, and are read once more for each so many values.
@@ -115,8 +121,8 @@ class Source:
         columns = self._check_columns(obs)
         jobs = (
             partial(self._chunk, start, load, columns)
-            for start, load in self.reader.blocks(max_nonzeros, max_cells, first_cell)
-            if start >= first_cell
+            for number, (start, load) in enumerate(self.reader.blocks(max_nonzeros, max_cells, first_cell))
+            if start >= first_cell and number % share[1] == share[0]
         )
         return ahead(jobs, workers=workers)
 
@@ -148,8 +154,11 @@ class Source:
 
     def _chunk(self, start: int, load: Load, columns: list[str]) -> Chunk:
         counts = load()
+        if isinstance(counts, DeviceRows):
+            counts.check(name=self.name, start=start, normalized=self.normalized)
+            return Chunk(counts, self.reader.obs(columns, start, start + counts.shape[0]), start)
         check_counts(counts, name=self.name, start=start, normalized=self.normalized)
-        if not counts.has_canonical_format:
+        if not (is_ascending(counts) or counts.has_canonical_format):
             counts = counts.copy()  # summing sorts in place, and this memory may be the user's
             counts.sum_duplicates()
         return Chunk(counts, self.reader.obs(columns, start, start + counts.shape[0]), start)

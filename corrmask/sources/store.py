@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import h5py
@@ -15,6 +16,9 @@ from corrmask.errors import InputError
 from corrmask.sources.checks import check_genes, check_shape
 from corrmask.sources.cutting import Block, check_indptr, csc_blocks, csr_blocks, dense_blocks
 from corrmask.sources.faults import damaged, reading
+from corrmask.sources.pieces import Pieces, open_pieces
+
+_PARTS = ("data", "indices", "indptr")  # of a sparse matrix
 
 
 @contextmanager
@@ -89,14 +93,17 @@ class StoreReader:
                 layers = sorted(store["layers"]) if "layers" in store else []
                 raise no_matrix(path, matrix, layers, "raw/X" in store)
             element = store[self._key]
+            self._pieces: dict[str, Pieces] | None = None
             _check_chunks(os.path.join(path, self._key))
             if element.attrs.get("encoding-type") == "null":
                 raise no_matrix(path, matrix, sorted(store.get("layers", [])), "raw/X" in store)
             if hasattr(element, "keys"):
                 self._format, shape = _sparse_format(sparse_dataset, element, path, self._key)
-                missing = [key for key in ("data", "indices", "indptr") if key not in element]
+                missing = [key for key in _PARTS if key not in element]
                 if missing:
                     raise damaged(path, f"{self._key!r} has no {', '.join(missing)}")
+                if path.rstrip("/").endswith(".zarr"):
+                    self._pieces = _pieces(element, shape[1], path, self._key)
             else:
                 self._format, shape = "dense", tuple(element.shape)
             obs = store["obs"]
@@ -105,6 +112,8 @@ class StoreReader:
                 raise damaged(path, f"obs has no {self._index!r}")
             # anndata 0.7 kept categories elsewhere: such a table is read whole
             self._whole: pd.DataFrame | None = None
+            self._texts: dict[str, tuple[int, np.ndarray]] = {}
+            self._lock = Lock()
             self._sliced = obs.attrs.get("encoding-version") == "0.2.0"
             self.obs_columns = [str(column) for column in obs.attrs.get("column-order", [])]
             self.n_cells = _length(obs[self._index])
@@ -120,6 +129,9 @@ class StoreReader:
 
         @contextmanager
         def opened() -> Iterator[Any]:
+            if self._pieces is not None:
+                yield self._pieces
+                return
             with _open(self.name) as store:
                 yield store[self._key]
 
@@ -139,14 +151,44 @@ class StoreReader:
         """See `corrmask.sources.source.Reader`."""
         with _open(self.name) as store, reading(self.name, ValueError):
             table = store["obs"]
-            index = pd.Index([_text(value) for value in _slice(table[self._index], start, stop)], dtype=object)
+            index = pd.Index(_as_text(self._slice(table, self._index, start, stop)), dtype=object)
             if not self._sliced:
                 from anndata.io import read_elem
 
                 if self._whole is None:
                     self._whole = read_elem(table)
                 return self._whole[columns].iloc[start:stop].set_axis(index)
-            return pd.DataFrame({column: _slice(table[column], start, stop) for column in columns}, index=index)
+            return pd.DataFrame({column: self._slice(table, column, start, stop) for column in columns}, index=index)
+
+    def _slice(self, table: Any, column: str, start: int, stop: int) -> Any:
+        """Rows start .. stop - 1 of one column: an array, or an array of pandas."""
+        element = table[column]
+        if hasattr(element, "keys"):
+            from anndata.io import read_elem
+
+            if element.attrs.get("encoding-type") == "categorical":  # codes are sliced: they are as many as the cells
+                categories = read_elem(element["categories"])
+                ordered = bool(element.attrs.get("ordered", False))
+                return pd.Categorical.from_codes(element["codes"][start:stop], categories, ordered=ordered)
+            return read_elem(element)[start:stop]
+        if element.dtype.kind not in "OST":
+            return element[start:stop]
+        # Text: bytes in HDF5, StringDType in zarr, whose chunks are read whole and kept for the slices that follow.
+        if element.chunks is None:
+            return _as_text(element[start:stop])
+        size = element.chunks[0]
+        parts = []
+        for number in range(start // size, -(-stop // size)):
+            first = number * size
+            parts.append(self._text_chunk(element, column, number, size)[max(start - first, 0) : stop - first])
+        return np.concatenate(parts) if parts else np.empty(0, dtype=object)
+
+    def _text_chunk(self, element: Any, column: str, number: int, size: int) -> np.ndarray:
+        """A chunk of a column of text: object array of str. The last one of each column is kept."""
+        with self._lock:
+            if self._texts.get(column, (-1,))[0] != number:
+                self._texts[column] = number, _as_text(element[number * size : (number + 1) * size])
+            return self._texts[column][1]
 
 
 def _check_chunks(folder: str) -> None:
@@ -158,6 +200,25 @@ def _check_chunks(folder: str) -> None:
                 raise damaged(path, "it is empty")
 
 
+def _pieces(element: Any, n_genes: int, path: str, key: str) -> dict[str, Pieces] | None:
+    """The parts of a sparse matrix in zarr, all of which are there, or None where zarr has to read them.
+
+    Raises
+    ------
+    InputError
+        Chunks or shards are not there: zarr takes them for zeros.
+    """
+    parts = {part: open_pieces(os.path.join(path, key, part), path) for part in _PARTS}
+    if element["data"].shape[0] == 0 or n_genes == 1:  # then zeros, which are not written, may be meant
+        return None
+    for part in _PARTS:
+        array = element[part]
+        if array.nchunks_initialized < array.nchunks:
+            lost = array.nchunks - array.nchunks_initialized
+            raise damaged(path, f"{lost:,} of {array.nchunks:,} chunks of '{key}/{part}' are not there")
+    return None if None in parts.values() else {part: found for part, found in parts.items() if found is not None}
+
+
 def _sparse_format(sparse_dataset: Any, group: Any, path: str, key: str) -> tuple[str, tuple[int, ...]]:
     """("csr" or "csc", shape) of a group, as anndata reads its attributes."""
     try:
@@ -167,25 +228,10 @@ def _sparse_format(sparse_dataset: Any, group: Any, path: str, key: str) -> tupl
         raise damaged(path, f"{key!r} is no sparse matrix that anndata knows") from error
 
 
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _as_text(values: Any) -> np.ndarray:
+    """Text in HDF5 or zarr as an object array of str."""
+    return np.array([value.decode() if isinstance(value, bytes) else str(value) for value in values], dtype=object)
 
 
 def _length(element: Any) -> int:
     return int((element["values"] if hasattr(element, "keys") else element).shape[0])
-
-
-def _slice(element: Any, start: int, stop: int) -> Any:
-    """Rows start .. stop - 1 of one column: an array, or an array of pandas."""
-    if not hasattr(element, "keys"):
-        values = element[start:stop]
-        if values.dtype.kind in "OST":  # text: bytes in HDF5, StringDType in zarr
-            values = np.array([_text(value) for value in values], dtype=object)
-        return values
-    from anndata.io import read_elem
-
-    if element.attrs.get("encoding-type") == "categorical":  # codes are sliced: they are as many as the cells
-        categories = read_elem(element["categories"])
-        ordered = bool(element.attrs.get("ordered", False))
-        return pd.Categorical.from_codes(element["codes"][start:stop], categories, ordered=ordered)
-    return read_elem(element)[start:stop]

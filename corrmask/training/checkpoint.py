@@ -2,7 +2,8 @@
 
     checkpoints/step-000300/config.json, model.safetensors, vocabulary.json    a model as any other
                             optimizer.safetensors                              moments of AdamW, by parameter name
-                            state.json                                         step, and a hash of the other files
+                            optimizer-00001-of-00008.safetensors, ...          the same in place of it, one file a rank
+                            state.json                                         step, and hashes of the other files
 
 A checkpoint is written under another name, flushed and renamed; what its hashes do not confirm is passed over.
 """
@@ -13,19 +14,22 @@ import hashlib
 import json
 import re
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from corrmask.files import replacing, sync
-from corrmask.model import CONFIG_FILE, WEIGHTS_FILE, load_weights, save_model
+from corrmask.distributed import ALONE, Ranks
+from corrmask.files import explaining, replacing, sync
+from corrmask.model import CONFIG_FILE, WEIGHTS_FILE, save_model
+from corrmask.training.sharding import is_sharded, moments, read_moments, weights
 from corrmask.vocabulary import FILE_NAME, Vocabulary
 
 FOLDER = "checkpoints"
 _STATE = "state.json"
-_OPTIMIZER = "optimizer.safetensors"
-_HASHED = (CONFIG_FILE, WEIGHTS_FILE, FILE_NAME, _OPTIMIZER)
+_OPTIMIZER = "optimizer"
+_MODEL = (CONFIG_FILE, WEIGHTS_FILE, FILE_NAME)
 _NAME = re.compile(r"step-(\d{6,})")
 
 
@@ -36,9 +40,19 @@ def checkpoints(output: Path) -> list[tuple[int, Path]]:
 
 
 def write_checkpoint(
-    output: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, vocabulary: Vocabulary, *, keep: int
+    output: Path,
+    step: int,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    vocabulary: Vocabulary,
+    *,
+    keep: int,
+    ranks: Ranks = ALONE,
 ) -> Path:
     """Write the checkpoint after `step` updates, whole or not at all, and remove all but the last `keep`.
+
+    All ranks call it. Of a sharded model each writes its own moments, into a folder that all of them see; else the
+    first writes all there is.
 
     Raises
     ------
@@ -47,23 +61,44 @@ def write_checkpoint(
     """
     from safetensors.torch import save_file
 
-    (output / FOLDER).mkdir(exist_ok=True)
     target = output / FOLDER / f"step-{step:06d}"
-    with replacing(target, overwrite=True) as folder:
-        folder.mkdir()
-        save_model(model, vocabulary, folder)
-        moments = {
-            f"{name}.{key}": value.detach().contiguous().cpu()
-            for name, parameter in model.named_parameters()
-            for key, value in optimizer.state[parameter].items()
-        }
-        save_file(moments, folder / _OPTIMIZER)
-        state = {"format": 1, "step": step, "hashes": {name: _hash(folder / name) for name in _HASHED}}
-        (folder / _STATE).write_text(json.dumps(state, indent=2))
-    sync(output / FOLDER)
-    for _, path in checkpoints(output)[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
-    return target
+    sharded = is_sharded(model)
+    whole = weights(model, ranks) if sharded else None
+    with ExitStack() as stack:
+
+        def begin() -> Path:
+            target.parent.mkdir(exist_ok=True)
+            folder = stack.enter_context(replacing(target, overwrite=True))
+            folder.mkdir()
+            return folder
+
+        def write_moments() -> dict[str, str]:
+            if ranks.rank > 0 and not sharded:
+                return {}
+            name = _OPTIMIZER + (
+                f"-{ranks.rank + 1:05d}-of-{ranks.world:05d}.safetensors" if sharded else ".safetensors"
+            )
+            with explaining(target, folder):
+                save_file(moments(model, optimizer), folder / name)
+                return {name: _hash(folder / name)}
+
+        def write_rest() -> Path:
+            with explaining(target, folder):
+                save_model(model, vocabulary, folder, whole)
+                hashes = {name: _hash(folder / name) for name in _MODEL}
+                for part in parts:
+                    hashes |= part
+                state = {"format": 1, "step": step, "hashes": hashes}
+                (folder / _STATE).write_text(json.dumps(state, indent=2))
+            stack.close()
+            sync(target.parent)
+            for _, path in checkpoints(output)[:-keep]:
+                shutil.rmtree(path, ignore_errors=True)
+            return target
+
+        folder = ranks.first(begin)
+        parts = ranks.gather(ranks.together(write_moments))
+        return ranks.first(write_rest)
 
 
 def newest_checkpoint(output: Path) -> tuple[int, Path] | None:
@@ -71,25 +106,17 @@ def newest_checkpoint(output: Path) -> tuple[int, Path] | None:
     for step, path in reversed(checkpoints(output)):
         try:
             state = json.loads((path / _STATE).read_text())
-            if state["step"] == step and all(_hash(path / name) == state["hashes"][name] for name in _HASHED):
+            hashes = {name: state["hashes"][name] for name in (*_MODEL, *state["hashes"])}
+            if state["step"] == step and all(_hash(path / name) == found for name, found in hashes.items()):
                 return step, path
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return None
 
 
-def read_checkpoint(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Bring model and optimizer to where they stood."""
-    from safetensors.torch import load_file
-
-    load_weights(model, path)
-    moments = load_file(path / _OPTIMIZER)
-    for name, parameter in model.named_parameters():
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            if f"{name}.{key}" in moments:  # a parameter that took no part in the loss has none
-                # Copied: rounding may depend on how memory is aligned. AdamW keeps its step on the CPU.
-                device = torch.device("cpu") if key == "step" else parameter.device
-                optimizer.state[parameter][key] = moments[f"{name}.{key}"].clone().to(device)
+def read_optimizer(path: Path, model: Any, optimizer: torch.optim.Optimizer, ranks: Ranks = ALONE) -> None:
+    """Bring the optimizer to where it stood, written by however many ranks."""
+    read_moments(sorted(path.glob(f"{_OPTIMIZER}*.safetensors")), model, optimizer, ranks)
 
 
 def remove_leftovers(output: Path, after: int) -> None:

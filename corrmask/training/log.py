@@ -72,10 +72,11 @@ def truncate(path: Path, step: int) -> None:
         file.truncate(end)
 
 
-def waited_share(lines: Iterable[dict[str, Any]]) -> float:
-    """Share of the time of all updates that was spent waiting for masked cells."""
-    updates = [line for line in lines if line["kind"] == "train"]
-    return sum(line["wait_share"] * line["seconds"] for line in updates) / sum(line["seconds"] for line in updates)
+def share_of_time(lines: Iterable[dict[str, Any]], name: str) -> float | None:
+    """A share that is logged with each update, over the time of all that have it; None if none has."""
+    updates = [line for line in lines if line["kind"] == "train" and name in line]
+    seconds = sum(line["seconds"] for line in updates)
+    return sum(line[name] * line["seconds"] for line in updates) / seconds if updates else None
 
 
 def read_metrics(output: str | Path) -> list[dict[str, Any]]:

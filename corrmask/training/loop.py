@@ -18,15 +18,15 @@ from corrmask.distributed import Ranks, joined
 from corrmask.errors import InputError
 from corrmask.graph import GeneGraph
 from corrmask.loader import Loader
-from corrmask.model import build_model, choose_device
+from corrmask.model import build_model, choose_device, load_weights
 from corrmask.order import batches_per_epoch, shuffled
 from corrmask.progress import Progress, silent
 from corrmask.training import output as run_folder
-from corrmask.training.checkpoint import newest_checkpoint, read_checkpoint, remove_leftovers, write_checkpoint
-from corrmask.training.log import Log, read_metrics, waited_share
+from corrmask.training.checkpoint import newest_checkpoint, read_optimizer, remove_leftovers, write_checkpoint
+from corrmask.training.log import Log, read_metrics, share_of_time
 from corrmask.training.schedule import expand_share
 from corrmask.training.settings import Settings, graph_hash, plain
-from corrmask.training.step import build_optimizer, shared, update
+from corrmask.training.step import Objective, build_optimizer, shared, update
 from corrmask.training.validation import Validation
 from corrmask.vocabulary import Vocabulary
 
@@ -160,6 +160,19 @@ class _Run:
             seed=settings.seed,
             progress=progress,
         )
+        self.loader = Loader(
+            self.corpus,
+            settings.batch_size,
+            settings.max_len,
+            rows=self.train_rows,
+            seed=settings.seed,
+            balance=settings.balance,
+            packed=True,
+            masker=self.masker,
+            expand=self._expand,
+            rank=ranks.rank,
+            world_size=ranks.world,
+        )
         validated = self.held_out
         if settings.validate_cells:
             drawn = shuffled(self.held_out, seed=settings.seed, epoch=0)[: settings.validate_cells]
@@ -177,6 +190,7 @@ class _Run:
                 "held_out": len(self.held_out),
                 "validated": len(validated),
                 "without_tokens": int((self.corpus.lengths == 0).sum()),
+                "without_label": 0 if settings.balance is None else self._without_label(settings.balance),
                 "cut_to_max_len": int((self.corpus.lengths > settings.max_len).sum()),
             },
             "steps_per_epoch": self.per_epoch,
@@ -215,38 +229,31 @@ class _Run:
             dropout=settings.dropout,
             attention_dropout=settings.attention_dropout,
             seed=settings.seed,
-        ).to(self.device)
-        optimizer = build_optimizer(model, settings)
+        )
         self.record["parameters"] = sum(parameter.numel() for parameter in model.parameters())
         if self.checkpoint is not None:
-            read_checkpoint(self.checkpoint, model, optimizer)
+            load_weights(model, self.checkpoint)
+        objective = Objective(model)
+        trained = shared(objective, settings, ranks)
+        optimizer = build_optimizer(model, settings)
+        if self.checkpoint is not None:
+            read_optimizer(self.checkpoint, model, optimizer, ranks)
         if first:
             if self.checkpoint is None:
                 run_folder.clear(self.folder)
             else:
                 remove_leftovers(self.folder, self.start)
             run_folder.write_record(self.folder, self.record)
-        objective = shared(model, ranks)
-        model.train()
+        trained.train()
         validate_every = settings.validate_every or self.steps
         checkpoint_every = settings.checkpoint_every or self.steps
-        loader = Loader(
-            self.corpus,
-            settings.batch_size,
-            settings.max_len,
-            rows=self.train_rows,
-            seed=settings.seed,
-            masker=self.masker,
-            expand=self._expand,
-            rank=ranks.rank,
-            world_size=ranks.world,
-        )
+        loader = self.loader
         checkpoint = self.checkpoint
         batches = loader.batches(self.start, self.steps)
         opened = Log(self.folder, None if checkpoint is None else self.start) if first else nullcontext()
         with opened as log, closing(batches):
             if self.validation is not None and self.start == 0:
-                values = self.validation(model, self.device, progress, ranks)
+                values = self.validation(objective, self.device, progress, ranks)
                 if log is not None:
                     log.write("validation", 0, values)
             progress("pretrain", self.start, self.steps)
@@ -254,9 +261,7 @@ class _Run:
             for batch in batches:
                 step = batch.step
                 assert batch.labels is not None
-                values = update(
-                    objective, optimizer, step, batch.input_ids, batch.labels, batch.lengths, settings, ranks
-                )
+                values = update(trained, optimizer, step, batch.input_ids, batch.labels, batch.lengths, settings, ranks)
                 seconds = time.perf_counter() - started
                 values |= {
                     "epoch": batch.epoch,
@@ -265,26 +270,33 @@ class _Run:
                     "cells_per_second": values["cells"] / seconds,
                     "tokens_per_second": values["tokens"] / seconds,
                     "wait_share": (loader.waited - waited) / seconds,
+                    "tflops": values.pop("tflop") / seconds,
                 }
+                if settings.peak is not None:
+                    values["mfu"] = values["tflops"] / (settings.peak * ranks.world)
                 done = step + 1
                 if log is not None:
                     log.write("train", done, values)
                 progress("pretrain", done, self.steps)
                 if self.validation is not None and (done % validate_every == 0 or done == self.steps):
-                    values = self.validation(model, self.device, progress, ranks)
+                    values = self.validation(objective, self.device, progress, ranks)
                     if log is not None:
                         log.write("validation", done, values)
                 if done % checkpoint_every == 0 or done == self.steps:
                     if log is not None:
                         log.sync()
-                    checkpoint = ranks.first(partial(self._save, done, model, optimizer))
+                    checkpoint = write_checkpoint(
+                        self.folder,
+                        done,
+                        model,
+                        optimizer,
+                        self.corpus.vocabulary,
+                        keep=settings.keep,
+                        ranks=ranks,
+                    )
                 started, waited = time.perf_counter(), loader.waited
         assert checkpoint is not None
         return ranks.first(partial(self._finish, checkpoint))
-
-    def _save(self, step: int, model: Any, optimizer: torch.optim.Optimizer) -> Path:
-        vocabulary, keep = self.corpus.vocabulary, self.settings.keep
-        return write_checkpoint(self.folder, step, model, optimizer, vocabulary, keep=keep)
 
     def _finish(self, checkpoint: Path) -> dict[str, Any]:
         """Put the model in its place, and say how the run went."""
@@ -293,10 +305,15 @@ class _Run:
         self.record |= {
             "finished": True,
             "validation": validations[-1] if validations else None,
-            "waited": waited_share(lines),
+            "waited": share_of_time(lines, "wait_share"),
+            "mfu": share_of_time(lines, "mfu"),
         }
         run_folder.finish(self.folder, checkpoint, self.record)
         return self.record
+
+    def _without_label(self, column: str) -> int:
+        """Training cells that a balanced order leaves out."""
+        return int(self.corpus.obs([column])[column].isna().to_numpy()[self.train_rows].sum())
 
     def _expand(self, step: int) -> float:
         """Share of seeds that bring their group at an update."""

@@ -14,9 +14,10 @@ from corrmask.arms import ARMS
 from corrmask.errors import InputError
 from corrmask.graph import GeneGraph
 from corrmask.model import choose_device
+from corrmask.training.utilisation import peak_tflops
 
-# These decide what is written beside the weights, and when; a run may be resumed with others.
-_WITHOUT_EFFECT = ("validate_every", "validate_cells", "checkpoint_every", "keep")
+# These decide what is written beside the weights, and when, or where all of it lies; a run may be resumed with others.
+_WITHOUT_EFFECT = ("validate_every", "validate_cells", "checkpoint_every", "keep", "shard", "peak")
 _WHOLE = {
     "steps": 1,
     "epochs": 1,
@@ -66,6 +67,9 @@ class Settings:
     expand_from, expand_steps
         `expand` rises linearly from `expand_from` and stands at its own value from update `expand_steps` on (by default
         the last).
+    balance
+        A column of `obs`, each of whose labels is trained on equally often (`corrmask.order.BalancedOrder`): cells are
+        drawn with replacement, those without a label never. None reads each cell once an epoch.
     held_out
         Share of the cells that are held out for validation.
     validate_every, validate_cells
@@ -78,6 +82,14 @@ class Settings:
         Of split, weights, order, masks and dropout: 0 .. 2**63 - 1.
     device, precision, threads
         "auto" is CUDA where there is one, and bf16 autocast where CUDA has it, else fp32. `threads` of torch.
+    peak
+        TFLOP/s that a device can reach, of which the log gives the share that the model used; by default what is
+        published for it, none where it is not known.
+    shard
+        Spread weights, gradients and moments over the processes that `torchrun` started (FSDP2), for a model that one
+        device does not hold. Without it each process holds all (DDP), which is faster.
+    compile
+        Let `torch.compile` fuse what the layers do token by token. It takes half a minute and gains nothing on a CPU.
     """
 
     mask: str = "corr"
@@ -100,6 +112,7 @@ class Settings:
     expand_from: float | None = None
     expand_steps: int | None = None
     max_group: int | None = None
+    balance: str | None = None
     held_out: float = 0.05
     validate_every: int | None = None
     validate_cells: int = 4096
@@ -109,6 +122,9 @@ class Settings:
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int | None = None
+    peak: float | None = None
+    shard: bool = False
+    compile: bool = False
 
     def check(self) -> None:
         """Raise InputError, one line, for a setting out of range or two that exclude each other."""
@@ -127,8 +143,10 @@ class Settings:
         for name in ("dropout", "attention_dropout", "held_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name!r} must be at least 0 and below 1, got {getattr(self, name)}")
-        if not 0 < self.lr < float("inf"):
-            raise InputError(f"'lr' must be positive, got {self.lr}")
+        for name in ("lr", "peak"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"{name!r} must be positive, got {value}")
         for name in ("weight_decay", "clip"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name!r} must be at least 0, got {getattr(self, name)}")
@@ -138,6 +156,8 @@ class Settings:
             raise InputError(f"'seed' must be in 0 .. 2**63 - 1, got {self.seed}")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise InputError(f"'precision' must be auto, fp32 or bf16, got {self.precision!r}")
+        if self.shard and self.compile:
+            raise InputError("'shard' and 'compile' exclude each other; give one of them")
         if self.expand_from is None and self.expand_steps is not None:
             raise InputError("'expand_steps' needs 'expand_from', from which the schedule starts")
         if self.expand_from is not None and self.mask in ("random", "weighted", "levelled"):
@@ -165,6 +185,7 @@ class Settings:
             checkpoint_every=min(1000, tenth) if self.checkpoint_every is None else self.checkpoint_every,
             device=device.type if device.index is None else str(device),
             precision=precision,
+            peak=peak_tflops(device, precision) if self.peak is None else self.peak,
             threads=torch.get_num_threads() if self.threads is None else self.threads,
         )
 
@@ -177,8 +198,9 @@ def difference(recorded: dict[str, Any], settings: Settings) -> str | None:
     """The first setting that changes the result and differs from the recorded one, in words; None if none does."""
     for one in fields(settings):
         name, value = one.name, getattr(settings, one.name)
-        if name not in _WITHOUT_EFFECT and recorded.get(name) != value:
-            return f"{name!r} was {recorded.get(name)!r} and is now {value!r}"
+        before = recorded.get(name, one.default)  # a setting that came later was as it is by default
+        if name not in _WITHOUT_EFFECT and before != value:
+            return f"{name!r} was {before!r} and is now {value!r}"
     return None
 
 

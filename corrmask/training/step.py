@@ -11,9 +11,13 @@ from torch import Tensor
 
 from corrmask.distributed import ALONE, Ranks
 from corrmask.errors import InputError
-from corrmask.packing import Packed, loss_sum, pack
+from corrmask.packing import Packed, loss_sum, masked_logits, pack
 from corrmask.training.schedule import dropout_seed, learning_rate
 from corrmask.training.settings import Settings
+from corrmask.training.sharding import shard, whole
+from corrmask.training.utilisation import operations
+
+_BACKEND = "inductor"
 
 
 def build_optimizer(model: Any, settings: Settings) -> torch.optim.AdamW:
@@ -34,7 +38,7 @@ def autocast(settings: Settings, device: torch.device) -> AbstractContextManager
 
 
 class Objective(torch.nn.Module):
-    """The summed loss of a packed batch as a module, which is what DistributedDataParallel takes."""
+    """What is asked of a model, as a module: DistributedDataParallel and FSDP2 take hold where modules are called."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -44,13 +48,27 @@ class Objective(torch.nn.Module):
         """Cross entropy (nats) at the masked genes, summed."""
         return loss_sum(self.model, batch)
 
+    def logits(self, batch: Packed) -> Tensor:
+        """Logits at the masked genes: [M, V]."""
+        return masked_logits(self.model, batch)
 
-def shared(model: Any, ranks: Ranks) -> torch.nn.Module:
-    """The objective, its gradients averaged over all ranks."""
-    objective = Objective(model)
-    if ranks.world == 1:
+
+def fuse(model: Any) -> None:
+    """Let `torch.compile` fuse what is done token by token; one graph holds for any number of tokens."""
+    for layer in model.bert.encoder.layer:
+        for part in (layer.attention.output, layer.intermediate, layer.output):
+            part.compile(dynamic=True, backend=_BACKEND)
+
+
+def shared(objective: Objective, settings: Settings, ranks: Ranks) -> torch.nn.Module:
+    """The objective on this rank's device, its gradients averaged over all ranks."""
+    if settings.compile:
+        fuse(objective.model)
+    if settings.shard and ranks.world > 1:
+        shard(objective, ranks)
         return objective
-    return torch.nn.parallel.DistributedDataParallel(objective)
+    objective.to(ranks.device)
+    return objective if ranks.world == 1 else torch.nn.parallel.DistributedDataParallel(objective)
 
 
 def update(
@@ -75,7 +93,7 @@ def update(
     step
         0 .. steps - 1.
     input_ids, labels
-        int64 [B, L], masked, on the CPU.
+        int64, masked, on the CPU, as `corrmask.packing.pack` takes them.
     lengths
         int64 [B], on the CPU.
     settings
@@ -86,7 +104,8 @@ def update(
     Returns
     -------
     dict
-        loss (nats per masked gene), lr, grad_norm (before clipping), masked (genes).
+        loss (nats per masked gene), lr, grad_norm (before clipping), masked (genes), cells, tokens, and tflop: the
+        products that the model needs, in 1e12 operations.
 
     Raises
     ------
@@ -101,16 +120,20 @@ def update(
         group["lr"] = rate
     torch.manual_seed(dropout_seed(step, seed=settings.seed, rank=ranks.rank))
     batch = pack(input_ids, labels, lengths, device)
-    n_masked, n_cells, n_tokens = map(round, ranks.sum([len(batch.targets), len(lengths), len(batch.input_ids)]))
+    counts = [len(batch.targets), len(lengths), len(batch.input_ids), int((lengths**2).sum())]
+    n_masked, n_cells, n_tokens, squares = map(round, ranks.sum(counts))
     n = max(1, n_masked)  # a batch may hold nothing but special tokens
     with autocast(settings, device):
         total = objective(batch)
     loss = total * (ranks.world / n)  # times world, for gradients are averaged over the ranks
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(objective.parameters(), settings.clip if settings.clip > 0 else math.inf)
+    clip = settings.clip if settings.clip > 0 else math.inf
+    norm = whole(torch.nn.utils.clip_grad_norm_(objective.parameters(), clip))
     values = {"loss": ranks.sum([total.item()])[0] / n, "lr": rate, "grad_norm": norm.item()}
     values |= {"masked": n_masked, "cells": n_cells, "tokens": n_tokens}
+    own: Any = getattr(objective, "module", objective)  # within DistributedDataParallel
+    values["tflop"] = operations(own.model.config, n_tokens, squares, n_masked) / 1e12
     check_finite(f"step {step + 1}", loss=values["loss"], grad_norm=values["grad_norm"])
     optimizer.step()
     return values

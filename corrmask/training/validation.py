@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
@@ -11,10 +9,11 @@ from corrmask.arms import make_masker
 from corrmask.corpus import Corpus
 from corrmask.distributed import ALONE, Ranks
 from corrmask.masking import CorrMasker
-from corrmask.packing import masked_logits, pack
+from corrmask.packing import pack
 from corrmask.progress import Progress
 from corrmask.training.settings import Settings
-from corrmask.training.step import autocast, check_finite
+from corrmask.training.sharding import reshard
+from corrmask.training.step import Objective, autocast, check_finite
 
 _SEED = 0  # fixed: the same masks for every arm, every run and every step
 
@@ -45,28 +44,35 @@ class Validation:
         )
 
     @torch.no_grad()
-    def __call__(self, model: Any, device: torch.device, progress: Progress, ranks: Ranks = ALONE) -> dict[str, float]:
+    def __call__(
+        self, objective: Objective, device: torch.device, progress: Progress, ranks: Ranks = ALONE
+    ) -> dict[str, float]:
         """Mean cross entropy (nats) and share of right guesses, over all masked genes of all cells and ranks."""
         total = torch.zeros((), dtype=torch.float64)
         right = n_masked = 0.0
-        training = model.training
-        model.eval()
+        training = objective.training
+        objective.eval()
         try:
             size = self._settings.batch_size
-            for start in range(ranks.rank * size, len(self._rows), ranks.world * size):
-                batch = self._corpus.batch(self._rows[start : start + size], self._settings.max_len)
+            for start in range(0, len(self._rows), ranks.world * size):
+                mine = self._rows[start + ranks.rank * size :][:size]
+                # A rank without cells computes all the same: the others may wait for its part of the weights.
+                batch = self._corpus.batch(mine if len(mine) else self._rows[:1], self._settings.max_len)
                 input_ids, labels = self._masker(*batch, epoch=0)
                 packed = pack(input_ids, labels, batch.lengths, device)
                 targets = packed.targets
                 with autocast(self._settings, device):
-                    logits = masked_logits(model, packed)
+                    logits = objective.logits(packed)
+                if len(mine) == 0:
+                    break
                 losses = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
                 total += losses.double().sum().cpu()
                 right += int((logits.argmax(-1) == targets).sum())
                 n_masked += len(targets)
-                progress("validate", min(start + size, len(self._rows)), len(self._rows))
+                progress("validate", min(start + ranks.world * size, len(self._rows)), len(self._rows))
         finally:
-            model.train(training)
+            objective.train(training)
+            reshard(objective)
         loss, right, n_masked = ranks.sum([float(total), right, n_masked])
         check_finite("validation", loss=loss)
         n = max(1, n_masked)

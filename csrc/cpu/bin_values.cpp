@@ -1,97 +1,110 @@
 #include <algorithm>
 #include <atomic>
+#include <bit>
+#include <limits>
 #include <vector>
 
 #include "../portable/value_binning.h"
 #include "avx2_machine.h"
+#include "avx512_machine.h"
 #include "csr_rows.h"
+#include "instruction_set.h"
+#include "large_pages.h"
 #include "rank_sort.h"
 
 namespace corrmask {
 
 namespace {
 
-using DrawAtEach = void (*)(const CellDraws&, Stream, WordBatch&);
+using DrawAtEach = void (*)(const CellDraws&, Stream, WordBatch&, int n);
 
-DrawAtEach draw_for_this_machine() {
+DrawAtEach draw_for_this_machine(const char* op) {
 #ifdef CORRMASK_HAS_AVX2_BUILD
-  if (__builtin_cpu_supports("avx2")) return &Avx2Machine::at_each;
+  switch (instruction_set(op)) {
+    case InstructionSet::kAvx512:
+      return &Avx512Machine::at_each;
+    case InstructionSet::kAvx2:
+      return &Avx2Machine::at_each;
+    case InstructionSet::kPlain:
+      break;
+  }
 #endif
-  return [](const CellDraws& draws, Stream stream, WordBatch& words) { PlainMachine::at_each(draws, stream, words); };
+  return [](const CellDraws& draws, Stream stream, WordBatch& words, int n) {
+    PlainMachine::at_each(draws, stream, words, n);
+  };
 }
 
-// Values of one cell that share bins, until there are enough of them to draw for together.
-class TieDraws {
- public:
-  TieDraws(const CellDraws& draws, DrawAtEach draw, int32_t* bins) : draws_(draws), draw_(draw), bins_(bins) {}
-
-  void add(int64_t entry, int32_t column, int64_t below, int64_t up_to) {
-    waiting_[n_] = {entry, below, up_to};
-    words_.w2[n_] = static_cast<uint32_t>(column);
-    if (++n_ == kDrawBatch) flush();
-  }
-
-  void flush() {
-    if (n_ == 0) return;
-    for (int lane = n_; lane < kDrawBatch; ++lane) words_.w2[lane] = 0;
-    draw_(draws_, kStreamBinning, words_);
-    for (int lane = 0; lane < n_; ++lane) {
-      bins_[waiting_[lane].entry] = bin_of(waiting_[lane].below, waiting_[lane].up_to, words_.w0[lane]);
+// Spreads the values at `places`, n that are equal, over the bins between below and up_to.
+template <class Index>
+void spread(const uint32_t* places, int64_t n, const Index* column, int64_t below, int64_t up_to,
+            const CellDraws& draws, DrawAtEach draw, int32_t* bins) {
+  WordBatch words;
+  for (int64_t first = 0; first < n; first += kDrawBatch) {
+    const int n_drawn = static_cast<int>(std::min<int64_t>(kDrawBatch, n - first));
+    for (int lane = 0; lane < kDrawBatch; ++lane) {
+      words.w2[lane] = lane < n_drawn ? static_cast<uint32_t>(column[places[first + lane]]) : 0;
     }
-    n_ = 0;
+    draw(draws, kStreamBinning, words, n_drawn);
+    for (int lane = 0; lane < n_drawn; ++lane) bins[places[first + lane]] = bin_of(below, up_to, words.w0[lane]);
   }
-
- private:
-  struct Waiting {
-    int64_t entry, below, up_to;
-  };
-  const CellDraws& draws_;
-  DrawAtEach draw_;
-  int32_t* bins_;
-  Waiting waiting_[kDrawBatch];
-  WordBatch words_;
-  int n_ = 0;
-};
+}
 
 // What a thread keeps from cell to cell.
 struct BinSpace {
-  std::vector<uint64_t> keys;
+  RankSpace ranks;
   std::vector<double> edges;
-  RankSorter sorter;
 };
 
 template <class Index, class Value>
-void bin_cell(const Index* column, const Value* value, int64_t n_entries, int64_t n_bins, const CellDraws& draws,
-              DrawAtEach draw, BinSpace& space, int32_t* bins) {
-  if (static_cast<int64_t>(space.keys.size()) < n_entries) space.keys.resize(n_entries);
-  for (int64_t e = 0; e < n_entries; ++e) space.keys[e] = rank_key(static_cast<double>(value[e]), 1.0);
-  const uint32_t n = space.sorter.sort(space.keys.data(), column, n_entries);
-  std::fill_n(bins, n_entries, 0);
-  if (n == 0) return;
-  const auto ascending = [&](int64_t i) { return space.sorter.order(n - 1 - i); };
-  const auto value_at = [&](int64_t i) { return static_cast<double>(value[ascending(i)]); };
-  const int64_t n_edges = n_bins - 1;
-  space.edges.resize(n_edges);
-  for (int64_t k = 0; k < n_edges; ++k) space.edges[k] = quantile_edge(k, n_edges, n, value_at);
-  TieDraws ties(draws, draw, bins);
-  int64_t below = 0, up_to = 0;
-  double last = -1;
-  for (int64_t i = 0; i < n; ++i) {
-    const uint32_t entry = ascending(i);
-    const double x = static_cast<double>(value[entry]);
-    if (x != last) {
-      while (below < n_edges && space.edges[below] < x) ++below;
-      while (up_to < n_edges && space.edges[up_to] <= x) ++up_to;
-      last = x;
+struct BinCell {
+  // Returns false where a value is negative or not finite.
+  template <InstructionSet kSet>
+  CORRMASK_HOST_DEVICE static bool run(const Index* column, const Value* value, int64_t n_entries, int64_t n_bins,
+                                       const CellDraws& draws, DrawAtEach draw, BinSpace& space,
+                                       int32_t* __restrict bins) {
+    space.ranks.hold(n_entries);
+    uint64_t* __restrict keys = space.ranks.keys.data();
+    KeyRange range;
+    uint64_t n_faulty = 0;
+    for (int64_t e = 0; e < n_entries; ++e) {
+      const double x = static_cast<double>(value[e]);
+      const uint64_t key = rank_key(x, 1.0);
+      n_faulty += !((x >= 0) & (x <= std::numeric_limits<double>::max()));
+      range.add(key);
+      keys[e] = key;
     }
-    if (up_to - below > 1) {
-      ties.add(entry, static_cast<int32_t>(column[entry]), below, up_to);
-    } else {
-      bins[entry] = bin_of(below, up_to, 0);
+    if (n_faulty > 0) return false;
+    const auto before = [=](uint32_t a, uint32_t b) { return keys[a] > keys[b]; };
+    const int64_t n = rank_entries<kSet, true>(range, n_entries, space.ranks, before);
+    if (n < n_entries) std::fill_n(bins, n_entries, 0);
+    if (n == 0) return true;
+    uint32_t* order = space.ranks.order.data();
+    std::reverse(order, order + n);  // ascending
+    const auto value_at = [=](int64_t i) { return std::bit_cast<double>(keys[order[i]]); };
+    const int64_t n_edges = n_bins - 1;
+    space.edges.resize(n_edges);
+    double* edges = space.edges.data();
+    for (int64_t k = 0; k < n_edges; ++k) edges[k] = quantile_edge(k, n_edges, n, value_at);
+    for (int64_t i = 0, below = 0, up_to = 0; i < n;) {
+      const double x = value_at(i);
+      while (below < n_edges && edges[below] < x) ++below;
+      up_to = std::max(up_to, below);
+      while (up_to < n_edges && edges[up_to] <= x) ++up_to;
+      const int64_t first = i;
+      if (up_to - below > 1) {
+        while (i < n && value_at(i) == x) ++i;
+        spread(order + first, i - first, column, below, up_to, draws, draw, bins);
+      } else {  // no draws: up to the next edge, or behind all that equal this one
+        const double end = up_to < n_edges ? edges[up_to] : std::numeric_limits<double>::infinity();
+        const bool on_edge = up_to > below;
+        for (; i < n && (on_edge ? value_at(i) == x : value_at(i) < end); ++i) {
+          bins[order[i]] = static_cast<int32_t>(up_to);
+        }
+      }
     }
+    return true;
   }
-  ties.flush();
-}
+};
 
 }  // namespace
 
@@ -113,22 +126,24 @@ Tensor bin_values_cpu(const Tensor& indptr, const Tensor& indices, const Tensor&
   const uint32_t epoch_value = static_cast<uint32_t>(*data<int64_t>(epoch));
   Tensor bins = torch::stable::empty({indices.size(0)}, ScalarType::Int);
   int32_t* bin = mutable_data<int32_t>(bins);
-  const DrawAtEach draw = draw_for_this_machine();
+  ask_for_large_pages(bin, bins.numel() * static_cast<int64_t>(sizeof *bin));
+  const DrawAtEach draw = draw_for_this_machine(kOp);
   with_index_type(indices, kOp, "indices", [&](auto index_zero) {
     with_value_type(values, kOp, "values", [&](auto value_zero) {
-      const auto* column = data<decltype(index_zero)>(indices);
-      const auto* value = data<decltype(value_zero)>(values);
+      using Index = decltype(index_zero);
+      using Value = decltype(value_zero);
+      const Index* column = data<Index>(indices);
+      const Value* value = data<Value>(values);
+      const auto bin_cell = for_this_machine<BinCell<Index, Value>>(kOp);
       std::atomic<int64_t> faulty_row{-1};
       torch::stable::parallel_for(0, n_cells, 16, [&](int64_t begin, int64_t end) {
         BinSpace space;
         for (int64_t i = begin; i < end; ++i) {
           const int64_t first = row_start[i], n_entries = row_start[i + 1] - first;
-          if (!std::all_of(value + first, value + first + n_entries, [](auto x) { return x >= 0 && x - x == 0; })) {
-            faulty_row = i;
-            continue;
-          }
           const CellDraws draws(seed_value, static_cast<uint64_t>(cell[i]), epoch_value);
-          bin_cell(column + first, value + first, n_entries, n_bins, draws, draw, space, bin + first);
+          if (!bin_cell(column + first, value + first, n_entries, n_bins, draws, draw, space, bin + first)) {
+            faulty_row = i;
+          }
         }
       });
       check(faulty_row < 0, kOp, "'values' must be finite and 0 or more, they are not in row ", faulty_row.load());

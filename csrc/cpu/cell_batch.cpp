@@ -6,6 +6,8 @@
 
 #include "../portable/token_rows.h"
 #include "avx2_machine.h"
+#include "avx512_machine.h"
+#include "instruction_set.h"
 
 namespace corrmask {
 
@@ -16,78 +18,100 @@ struct Faults {
   int64_t row;  // the last one with a fault
 };
 
-// What a thread keeps from cell to cell and from call to call: tags tell whose an entry is.
+// The table of places that a thread keeps from cell to cell and from call to call: tags tell whose an entry is.
 template <class Entry>
-class ThreadScratch {
+class OwnPlaces {
  public:
-  static ThreadScratch& of_this_thread() {
-    static thread_local ThreadScratch scratch;
-    return scratch;
+  static OwnPlaces& of_this_thread() {
+    static thread_local OwnPlaces places;
+    return places;
   }
 
-  void reserve(int64_t vocabulary, int64_t width) {
-    if (static_cast<int64_t>(place_of_.size()) < vocabulary) place_of_.resize(vocabulary, 0);
-    if (static_cast<int64_t>(eligible_.size()) < width) {
-      eligible_.resize(width);
-      masked_.resize(width);
-    }
+  // For rows of one width; other tags and places would not be told apart from these.
+  void reserve(int64_t vocabulary, int place_bits) {
+    const size_t n = static_cast<size_t>(vocabulary) + 1;  // one more, since vectors read four bytes of each
+    if (place_bits == place_bits_ && n <= entries_.size()) return;
+    entries_.assign(std::max(n, entries_.size()), Entry{0});
+    place_bits_ = place_bits;
+    tag_ = 0;
   }
 
-  CellScratch<Entry> next_cell() {
-    if (++tag_ >> CellScratch<Entry>::kPlaceBits != 0) {
-      std::fill(place_of_.begin(), place_of_.end(), Entry{0});
+  TokenPlaces<Entry> of_next_cell() {
+    if (++tag_ >> (8 * sizeof(Entry) - place_bits_) != 0) {
+      std::fill(entries_.begin(), entries_.end(), Entry{0});
       tag_ = 1;
     }
-    return {place_of_.data(), tag_, eligible_.data(), masked_.data()};
+    return {entries_.data(), static_cast<Entry>(tag_), place_bits_};
   }
 
  private:
-  std::vector<Entry> place_of_;
-  Entry tag_ = 0;
-  std::vector<int32_t> eligible_, masked_;
+  std::vector<Entry> entries_;
+  uint32_t tag_ = 0;
+  int place_bits_ = -1;
 };
 
-int32_t* owner_row(int64_t width) {
-  static thread_local std::vector<int32_t> owner;
-  if (static_cast<int64_t>(owner.size()) < width) owner.resize(width);
-  return owner.data();
-}
+// Room for one cell, likewise.
+template <class Token>
+struct OwnRow {
+  std::vector<int32_t> eligible, masked, owner;
+  std::vector<Token> shown;
+
+  static OwnRow& of_this_thread(int64_t width) {
+    static thread_local OwnRow row;
+    if (static_cast<int64_t>(row.eligible.size()) < width + 1) {
+      row.eligible.resize(width + 1);
+      row.masked.resize(width + 1);
+      row.owner.resize(width + 1);
+      row.shown.resize(width + kDrawBatch);
+    }
+    return row;
+  }
+};
 
 template <class Machine, class Token, class Entry>
 CORRMASK_HOST_DEVICE Faults sample_rows(const TokenRows<Token>& rows, int64_t begin, int64_t end,
                                         const GroupTable& table, const SamplingParameters& parameters,
-                                        const CorruptionParameters& corruption) {
-  ThreadScratch<Entry>& own_scratch = ThreadScratch<Entry>::of_this_thread();
-  own_scratch.reserve(table.vocabulary, rows.width);
-  int32_t* own_owner = rows.owners == nullptr ? owner_row(rows.width) : nullptr;
+                                        const CorruptionParameters& corruption, int place_bits) {
+  OwnPlaces<Entry>& places = OwnPlaces<Entry>::of_this_thread();
+  places.reserve(table.vocabulary, place_bits);
+  OwnRow<Token>& own = OwnRow<Token>::of_this_thread(rows.width);
   Faults faults{kSound, -1};
   for (int64_t b = begin; b < end; ++b) {
     const Token* tokens = rows.tokens + b * rows.width;
-    int32_t* owner = rows.owners == nullptr ? own_owner : rows.owners + b * rows.width;
-    std::fill_n(owner, rows.width, kVisible);
+    int32_t* owner = rows.owners == nullptr ? own.owner.data() : rows.owners + b * rows.width;
+    std::fill_n(owner, rows.owners == nullptr ? rows.lengths[b] : rows.width, kVisible);
     const CellDraws draws(parameters.seed, static_cast<uint64_t>(rows.cell_ids[b]), parameters.epoch);
-    const CellScratch<Entry> scratch = own_scratch.next_cell();
+    const CellScratch<Entry> scratch{places.of_next_cell(), own.eligible.data(), own.masked.data()};
     const SampledCell sampled =
         sample_groups_in_cell<Machine, Token, Entry>(tokens, rows.lengths[b], draws, table, parameters, scratch, owner);
     if (sampled.fault != kSound) faults = {faults.kinds | sampled.fault, b};
     if (rows.corrupted == nullptr) continue;
+    Token* shown = own.shown.data();
+    corrupt_cell<Machine>(tokens, owner, scratch.masked, sampled.n_masked, draws, corruption, shown);
     Token* corrupted = rows.corrupted + b * rows.width;
     int64_t* labels = rows.labels + b * rows.width;
     std::copy_n(tokens, rows.width, corrupted);
     std::fill_n(labels, rows.width, kIgnoredLabel);
-    corrupt_cell<Machine>(tokens, owner, scratch.masked, sampled.n_masked, draws, corruption, corrupted, labels);
+    for (int64_t i = 0; i < sampled.n_masked; ++i) {
+      const int32_t position = scratch.masked[i];
+      labels[position] = static_cast<int64_t>(tokens[position]);
+      corrupted[position] = shown[i];
+    }
   }
   return faults;
 }
 
+// Narrow entries need fewer lines of the cache; with two bits for the tag they are cleared for every third cell.
 template <class Machine, class Token>
 CORRMASK_HOST_DEVICE Faults sample_rows(const TokenRows<Token>& rows, int64_t begin, int64_t end,
                                         const GroupTable& table, const SamplingParameters& parameters,
                                         const CorruptionParameters& corruption) {
-  if (rows.width <= UINT16_MAX) {
-    return sample_rows<Machine, Token, uint32_t>(rows, begin, end, table, parameters, corruption);
+  int place_bits = 0;
+  while (((rows.width - 1) >> place_bits) > 0) ++place_bits;
+  if (place_bits <= 14) {
+    return sample_rows<Machine, Token, uint16_t>(rows, begin, end, table, parameters, corruption, place_bits);
   }
-  return sample_rows<Machine, Token, uint64_t>(rows, begin, end, table, parameters, corruption);
+  return sample_rows<Machine, Token, uint32_t>(rows, begin, end, table, parameters, corruption, place_bits);
 }
 
 template <class Token>
@@ -102,17 +126,41 @@ CORRMASK_AVX2 Faults sample_rows_avx2(const TokenRows<Token>& rows, int64_t begi
                                       const SamplingParameters& parameters, const CorruptionParameters& corruption) {
   return sample_rows<Avx2Machine>(rows, begin, end, table, parameters, corruption);
 }
+
+template <class Token>
+CORRMASK_AVX512 Faults sample_rows_avx512(const TokenRows<Token>& rows, int64_t begin, int64_t end,
+                                          const GroupTable& table, const SamplingParameters& parameters,
+                                          const CorruptionParameters& corruption) {
+  return sample_rows<Avx512Machine>(rows, begin, end, table, parameters, corruption);
+}
 #endif
 
 template <class Token>
-auto sample_rows_for_this_machine() {
+auto sample_rows_for_this_machine(const char* op) {
+  const InstructionSet chosen = instruction_set(op);
 #ifdef CORRMASK_HAS_AVX2_BUILD
-  if (__builtin_cpu_supports("avx2")) return &sample_rows_avx2<Token>;
+  if (chosen == InstructionSet::kAvx512) return &sample_rows_avx512<Token>;
+  if (chosen == InstructionSet::kAvx2) return &sample_rows_avx2<Token>;
 #endif
   return &sample_rows_plain<Token>;
 }
 
 }  // namespace
+
+void CellBatch::find_gene_range() {
+  const int32_t* group = table.token_group;
+  while (table.gene_lo < table.vocabulary && group[table.gene_lo] == kSpecialToken) ++table.gene_lo;
+  // In steps, and by the sign of group + 1: loops that compare are not made vectors of.
+  constexpr int kStep = 128;
+  const auto may_hold_special = [&](int64_t first) {
+    uint32_t signs = 0;
+    for (int i = 0; i < kStep; ++i) signs |= static_cast<uint32_t>(group[first + i]) + 1;
+    return signs >> 31 != 0;
+  };
+  table.gene_hi = table.gene_lo;
+  while (table.gene_hi + kStep <= table.vocabulary && !may_hold_special(table.gene_hi)) table.gene_hi += kStep;
+  while (table.gene_hi < table.vocabulary && group[table.gene_hi] != kSpecialToken) ++table.gene_hi;
+}
 
 void CellBatch::run(const char* op, int32_t* owners, const CorruptionParameters& corruption, void* corrupted,
                     int64_t* labels) const {
@@ -128,7 +176,7 @@ void CellBatch::run(const char* op, int32_t* owners, const CorruptionParameters&
                                 owners,
                                 static_cast<Token*>(corrupted),
                                 labels};
-    const auto sample = sample_rows_for_this_machine<Token>();
+    const auto sample = sample_rows_for_this_machine<Token>(op);
     torch::stable::parallel_for(0, n_cells, 4, [&](int64_t begin, int64_t end) {
       const Faults faults = sample(rows, begin, end, table, parameters, corruption);
       if (faults.kinds == kSound) return;

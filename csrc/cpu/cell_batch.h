@@ -9,9 +9,7 @@ struct CellBatch : CellArguments {
   // Raises for a length or a cell id out of range.
   template <class... Arguments>
   explicit CellBatch(const char* op, const Arguments&... arguments) : CellArguments(op, arguments...) {
-    while (table.gene_lo < table.vocabulary && table.token_group[table.gene_lo] == kSpecialToken) ++table.gene_lo;
-    table.gene_hi = table.gene_lo;
-    while (table.gene_hi < table.vocabulary && table.token_group[table.gene_hi] != kSpecialToken) ++table.gene_hi;
+    find_gene_range();
     parameters.seed = static_cast<uint64_t>(*data<int64_t>(seed));
     parameters.epoch = static_cast<uint32_t>(*data<int64_t>(epoch));
     const int64_t* n = data<int64_t>(lengths);
@@ -27,6 +25,9 @@ struct CellBatch : CellArguments {
   // be null, as may `corrupted` and `labels` together; all are [n_cells, width].
   void run(const char* op, int32_t* owners, const CorruptionParameters& corruption, void* corrupted,
            int64_t* labels) const;
+
+ private:
+  void find_gene_range();
 };
 
 }  // namespace corrmask

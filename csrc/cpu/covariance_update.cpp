@@ -3,12 +3,13 @@
 // Genes follow a Zipf-like law: a few thousand hold most of the nonzeros. So the genes stand by frequency, and per
 // block of cells there are three tiers, split by the block's own frequencies:
 //
-//   dense by dense    genes in more than half of the cells, two at a time against a strip of 32 frequent genes made
-//   dense dense by sparse   every other gene against such a strip: 32 sums in registers, one row of the strip per
-//   nonzero sparse by sparse  the rare genes among themselves, by scatter
+// - dense by dense: genes in more than half of the cells, some at a time against a strip of 32 frequent genes made
+//   dense.
+// - dense by sparse: every other gene against such a strip: 32 sums in registers, one row of the strip per nonzero.
+// - sparse by sparse: the rare genes among themselves, by scatter.
 //
 // Precision: genes in more than half of the block's cells are shifted by their mean in the block, so that float32 is
-// enough within runs of 512 cells (of 2,048 for genes in few of them); runs add up in float32 over at most 8,192 cells,
+// enough within runs of 256 cells (up to 2,048 for rarer genes); runs add up in float32 over at most 8,192 cells,
 // blocks in float64 after the shift is undone. A block holds cells of one level alone, so that what differs between
 // levels is in the shift. Sums and sums of squares are float64 throughout.
 //
@@ -20,9 +21,7 @@
 #include <vector>
 
 #include "../panel_range.h"
-#include "../portable/host_device.h"
 #include "../portable/panels.h"
-#include "clones.h"
 #include "csr_rows.h"
 #include "expression_block.h"
 
@@ -30,7 +29,6 @@ namespace corrmask {
 
 namespace {
 
-constexpr int64_t kTile = 2048;  // genes whose sums with a strip stay in the level 2 cache
 constexpr double kScatterCost = 40, kWriteCost = 16;
 
 // The panels of the matrix that are here: all of them, or those of one pass.
@@ -41,136 +39,51 @@ struct Panels {
   double* at(int64_t panel) const { return gram + panel_start(panel, n_genes) - panel_start(first, n_genes); }
 };
 
-typedef float Vector __attribute__((vector_size(32), aligned(4)));
-
-// What one gene has in common with the kStrip genes of a strip, in registers.
-struct StripSums {
-  Vector a{}, b{}, c{}, d{};
-
-  CORRMASK_HOST_DEVICE void add(float value, const float* row) {
-    const Vector* p = reinterpret_cast<const Vector*>(row);
-    a += value * p[0];
-    b += value * p[1];
-    c += value * p[2];
-    d += value * p[3];
-  }
-
-  CORRMASK_HOST_DEVICE void add(const StripSums& other) {
-    a += other.a;
-    b += other.b;
-    c += other.c;
-    d += other.d;
-  }
-
-  CORRMASK_HOST_DEVICE void add_to(float* sums) const {
-    Vector* s = reinterpret_cast<Vector*>(sums);
-    s[0] += a;
-    s[1] += b;
-    s[2] += c;
-    s[3] += d;
-  }
-};
-
-// sums[gene][0 .. 31] += value * strip[row][0 .. 31] over the entries of each gene of one run.
-CORRMASK_CLONES void add_strip(const Entry* entries, const int64_t* start, int64_t first_gene, int64_t last_gene,
-                               int64_t n_rows,      // a gene with so many entries has one for every row, in order
-                               const float* strip,  // [n_rows, kStrip]
-                               float* sums          // [last_gene - first_gene, kStrip]
-) {
-  for (int64_t gene = first_gene; gene < last_gene; ++gene, sums += kStrip) {
-    const Entry* entry = entries + start[gene];
-    const Entry* end = entries + start[gene + 1];
-    if (entry == end) continue;
-    StripSums even, odd;
-    if (end - entry == n_rows && gene + 1 < last_gene && start[gene + 2] - start[gene + 1] == n_rows) {
-      for (int64_t row = 0; row < n_rows; ++row) {  // this gene and the next, each row of the strip loaded once
-        even.add(entry[row].value, strip + kStrip * row);
-        odd.add(end[row].value, strip + kStrip * row);
-      }
-      even.add_to(sums);
-      ++gene;
-      sums += kStrip;
-      odd.add_to(sums);
-      continue;
-    }
-    for (; end - entry >= 2; entry += 2) {
-      even.add(entry[0].value, strip + entry[0].place);
-      odd.add(entry[1].value, strip + entry[1].place);
-    }
-    if (entry != end) even.add(entry->value, strip + entry->place);
-    even.add(odd);
-    even.add_to(sums);
-  }
-}
-
-// gram[t] += sums[t] with the shifts of both sides undone: sum of (z + s)(z' + s'), z and z' being what is summed.
-CORRMASK_CLONES void add_unshifted(const float* sums, const double* shifts, const double* shifted_sums, double shift,
-                                   double sum, double* gram) {
-  for (int64_t t = 0; t < kStrip; ++t) {
-    gram[t] += static_cast<double>(sums[t]) + (shifts[t] * sum + shift * shifted_sums[t]);
-  }
-}
-
-CORRMASK_CLONES void add_plain(const float* sums, double* gram) {
-  for (int64_t t = 0; t < kStrip; ++t) gram[t] += static_cast<double>(sums[t]);
-}
-
 struct StripSpace {
   Buffer<float> dense;  // [n_cells of the block, kStrip]
   Buffer<float> sums;   // [kTile, kStrip]
 };
 
-// A strip against genes first_gene .. last_gene - 1: sums [last_gene - first_gene, kStrip] += .
-void add_genes(const Block& block, int64_t first_gene, int64_t last_gene, const float* strip, float* sums) {
-  const Entry* entries = block.entries.data();
-  const int64_t frequent = std::clamp(block.n_frequent, first_gene, last_gene);
-  if (first_gene < frequent) {
-    for (int64_t s = 0; s < block.sub_blocks(); ++s) {
-      add_strip(entries, block.of_sub_block(s), first_gene, frequent, block.rows(s), strip + s * kSubBlock * kStrip,
-                sums);
-    }
-  }
-  if (frequent < last_gene) {
-    for (int64_t w = 0; w < block.windows(); ++w) {
-      add_strip(entries, block.of_window(w), frequent - block.n_frequent, last_gene - block.n_frequent, -1,
-                strip + w * kWindow * kStrip, sums + (frequent - first_gene) * kStrip);
-    }
-  }
-}
-
 // One dense panel against every gene from its first one on.
 void add_dense_panel(const Block& block, int64_t panel, const Panels& panels, std::vector<StripSpace>& strips) {
-  const int64_t n_genes = block.n_genes, first = panel * kPanel, n_strips = kPanel / kStrip;
+  const int64_t n_genes = block.n_genes, first = panel * kPanel;
+  const int64_t n_strips = (std::min(kPanel, n_genes - first) + kStrip - 1) / kStrip;
   double shifts[kPanel] = {}, shifted_sums[kPanel] = {};
   bool any_shift = false;
   strips.resize(n_strips);
-  for (int64_t t = 0; t < kPanel; ++t) {
-    StripSpace& space = strips[t / kStrip];
-    if (t % kStrip == 0) {
-      std::fill_n(space.dense.grow(block.n_cells * kStrip), block.n_cells * kStrip, 0.f);
-      space.sums.grow(kTile * kStrip);
-    }
+  for (StripSpace& strip : strips) {
+    std::fill_n(strip.dense.grow(block.n_cells * kStrip), block.n_cells * kStrip, 0.f);
+    strip.sums.grow(kTile * kStrip);
+  }
+  for (int64_t t = 0; t < std::min(kPanel, n_genes - first); ++t) {
     const int64_t gene = first + t;
-    if (gene >= n_genes) continue;
     shifts[t] = block.shift[gene];
     shifted_sums[t] = block.sum[gene] - static_cast<double>(block.n_cells) * block.shift[gene];
     any_shift |= block.shift[gene] != 0;
-    float* dense = space.dense.data() + t % kStrip;
+    float* dense = strips[t / kStrip].dense.data() + t % kStrip;
     block.each(gene, [&](int64_t cell, float value) { dense[cell * kStrip] = value; });
   }
-  // The entries of a tile's genes come from memory once and serve all strips of the panel.
-  for (int64_t first_gene = first; first_gene < n_genes; first_gene += kTile) {
-    const int64_t last_gene = std::min(first_gene + kTile, n_genes);
-    for (int64_t q = 0; q < n_strips && first + q * kStrip < n_genes; ++q) {
-      float* sums = strips[q].sums.data();
-      std::fill_n(sums, (last_gene - first_gene) * kStrip, 0.f);
-      add_genes(block, first_gene, last_gene, strips[q].dense.data(), sums);
-      double* gram = panels.at(panel) + (first_gene - first) * kPanel + q * kStrip;
-      for (int64_t gene = first_gene; gene < last_gene; ++gene, gram += kPanel, sums += kStrip) {
+  // The entries of a tile's run of cells come from memory once and serve all strips of the panel.
+  for (int64_t t = first / kTile; t < static_cast<int64_t>(block.tiles.size()); ++t) {
+    const Tile& tile = block.tiles[t];
+    const int64_t first_gene = std::max(first, tile.first), n = tile.last - first_gene;
+    for (StripSpace& strip : strips) std::fill_n(strip.sums.data(), n * kStrip, 0.f);
+    for (int64_t run = 0; run < block.runs(tile); ++run) {
+      const int64_t* start = tile.starts(run) + first_gene - tile.first;
+      for (StripSpace& strip : strips) {
+        add_strip(block.entries.data(), start, n, block.rows(tile, run),
+                  strip.dense.data() + run * tile.run_cells * kStrip, strip.sums.data());
+      }
+    }
+    double* gram = panels.at(panel) + (first_gene - first) * kPanel;
+    for (int64_t gene = first_gene; gene < tile.last; ++gene, gram += kPanel) {
+      for (int64_t q = 0; q < n_strips; ++q) {
+        const float* sums = strips[q].sums.data() + (gene - first_gene) * kStrip;
+        double* own = gram + q * kStrip;
         if (any_shift || block.shift[gene] != 0) {
-          add_unshifted(sums, shifts + q * kStrip, shifted_sums + q * kStrip, block.shift[gene], block.sum[gene], gram);
+          add_unshifted(sums, shifts + q * kStrip, shifted_sums + q * kStrip, block.shift[gene], block.sum[gene], own);
         } else if (block.count[gene] != 0) {
-          add_plain(sums, gram);
+          add_plain(sums, own);
         }
       }
     }

@@ -9,14 +9,16 @@
 #include <vector>
 
 #include "../checks.h"
+#include "strip_products.h"
 
 namespace corrmask {
 
-constexpr int64_t kBlock = 8192;    // cells
-constexpr int64_t kWindow = 2048;   // cells: 256 KB of a strip, for genes with little work in each sub-block
-constexpr int64_t kSubBlock = 512;  // cells: 64 KB of a strip
-constexpr int64_t kStrip = 32;      // genes side by side in a strip: their sums fit the registers
-constexpr double kFrequent = 0.03;  // share of cells from which a gene has work enough in a sub-block
+constexpr int64_t kBlock = 8192;       // cells
+constexpr int64_t kUnit = 256;         // cells of the shortest runs: 32 KB of a strip, about the level 1 cache
+constexpr int64_t kLongestRun = 2048;  // cells: 256 KB of a strip
+constexpr int64_t kPart = 512;         // cells that one thread counts and places at a time
+constexpr int64_t kTile = 512;         // genes whose sums with the strips of a panel stay in the level 2 cache
+constexpr double kEntriesOfRun = 20;   // of the mean gene of a tile: fewer would not be worth loading its sums
 
 // The chunk as it is given: cells x genes in compressed rows.
 template <class Index, class Count>
@@ -27,11 +29,6 @@ struct CellRows {
   const int32_t* rank;   // [n_columns] place of each column among the genes, -1 where it is left out
   int64_t n_genes;
   double target_sum;  // 0: the counts are y already
-};
-
-struct Entry {
-  int32_t place;  // kStrip * cell within the run
-  float value;    // y less the gene's shift
 };
 
 // Memory that grows, is not cleared, and begins at a cache line: vectors of a strip that lie across two take twice as
@@ -58,35 +55,39 @@ class Buffer {
   int64_t size_ = 0;
 };
 
-// Entries stand in runs of neighbouring cells: by sub-block for the frequent genes, the first `n_frequent`, and by
-// window for all others, gene after gene in each.
+// Neighbouring genes. Their entries stand in runs of neighbouring cells, gene after gene in each.
+struct Tile {
+  int64_t first, last;         // genes
+  int64_t run_cells;           // a power of two, longer where entries are few
+  std::vector<int64_t> start;  // [runs, genes + 1] where a gene's entries begin
+
+  int64_t n_genes() const { return last - first; }
+  const int64_t* starts(int64_t run) const { return start.data() + run * (n_genes() + 1); }
+};
+
 struct Block {
-  int64_t n_cells, n_genes, n_frequent;
-  std::vector<int64_t> sub_block_start;  // [sub-blocks, n_frequent + 1] where a gene's entries begin
-  std::vector<int64_t> window_start;     // [windows, n_genes - n_frequent + 1]
-  Buffer<Entry> entries;                 // a shifted gene has one for every cell
-  std::vector<int64_t> count;            // [n_genes] cells that hold the gene
-  std::vector<double> shift;             // [n_genes] 0 where a gene is not shifted
-  std::vector<double> sum, square;       // [n_genes] of y
-  std::vector<int64_t> expressed;        // [n_genes] cells with y > 0
+  int64_t n_cells, n_genes;
+  std::vector<Tile> tiles;          // of kTile genes each
+  Buffer<Entry> entries;            // a shifted gene has one for every cell
+  std::vector<int64_t> count;       // [n_genes] cells that hold the gene
+  std::vector<double> shift;        // [n_genes] 0 where a gene is not shifted
+  std::vector<double> sum, square;  // [n_genes] of y
+  std::vector<int64_t> expressed;   // [n_genes] cells with y > 0
 
-  int64_t sub_blocks() const { return (n_cells + kSubBlock - 1) / kSubBlock; }
-  int64_t windows() const { return (n_cells + kWindow - 1) / kWindow; }
-  int64_t rows(int64_t sub_block) const { return std::min(kSubBlock, n_cells - sub_block * kSubBlock); }
+  int64_t units() const { return (n_cells + kUnit - 1) / kUnit; }
+  int64_t parts() const { return (n_cells + kPart - 1) / kPart; }
+  int64_t runs(const Tile& tile) const { return (n_cells + tile.run_cells - 1) / tile.run_cells; }
 
-  // Where the entries of genes from the first (of the frequent ones, of the others) on begin in a run.
-  const int64_t* of_sub_block(int64_t s) const { return sub_block_start.data() + s * (n_frequent + 1); }
-  const int64_t* of_window(int64_t w) const { return window_start.data() + w * (n_genes - n_frequent + 1); }
+  int64_t rows(const Tile& tile, int64_t run) const { return std::min(tile.run_cells, n_cells - run * tile.run_cells); }
 
   // Calls visit(cell, value) for every entry of a gene, cells ascending.
   template <class Visit>
   void each(int64_t gene, const Visit& visit) const {
-    const bool frequent = gene < n_frequent;
-    const int64_t n_runs = frequent ? sub_blocks() : windows(), run_cells = frequent ? kSubBlock : kWindow;
-    for (int64_t run = 0; run < n_runs; ++run) {
-      const int64_t* start = frequent ? of_sub_block(run) + gene : of_window(run) + gene - n_frequent;
+    const Tile& tile = tiles[gene / kTile];
+    for (int64_t run = 0; run < runs(tile); ++run) {
+      const int64_t* start = tile.starts(run) + gene - tile.first;
       for (const Entry* e = entries.data() + start[0]; e != entries.data() + start[1]; ++e) {
-        visit(run * run_cells + e->place / kStrip, e->value);
+        visit(run * tile.run_cells + e->place / kStrip, e->value);
       }
     }
   }
@@ -94,10 +95,11 @@ struct Block {
 
 // What filling a block needs, kept from one to the next.
 struct FillSpace {
-  Buffer<double> y;                                // [nnz of the block]
-  std::vector<int64_t> first_y;                    // [n_cells + 1]
-  std::vector<double> part_sum, part_square;       // [sub-blocks, n_genes]
-  std::vector<int32_t> part_count, part_positive;  // [sub-blocks, n_genes]
+  Buffer<double> y;                           // [nnz of the block], none where the counts are y
+  std::vector<int64_t> first_y;               // [n_cells + 1]
+  std::vector<double> part_sum, part_square;  // [parts, n_genes]
+  std::vector<int32_t> part_positive;         // [parts, n_genes]
+  std::vector<uint16_t> unit_count;           // [units, n_genes]
 };
 
 // y of one cell; its total is over all columns, those left out too.
@@ -105,47 +107,54 @@ template <class Index, class Count>
 void normalize_cell(const CellRows<Index, Count>& rows, int64_t cell, double* y) {
   const Count* count = rows.count + rows.start[cell];
   const int64_t n = rows.start[cell + 1] - rows.start[cell];
-  if (rows.target_sum == 0) {
-    for (int64_t e = 0; e < n; ++e) y[e] = static_cast<double>(count[e]);
-    return;
-  }
   double total = 0;
   for (int64_t e = 0; e < n; ++e) total += static_cast<double>(count[e]);
   const double of_total = total == 0 ? 1 : total;  // a cell of stored zeros
   for (int64_t e = 0; e < n; ++e) y[e] = std::log1p(static_cast<double>(count[e]) * rows.target_sum / of_total);
 }
 
-// Sums of each gene, sub-block by sub-block, so that they do not depend on the number of threads; then the shifts.
+// Calls visit(gene, y) for every entry of a cell whose column is a gene; `y` is where `normalize_cell` put it.
+template <class Index, class Count, class Visit>
+void each_entry(const CellRows<Index, Count>& rows, int64_t cell, const double* y, const Visit& visit) {
+  const Index* column = rows.column + rows.start[cell];
+  const Count* count = rows.count + rows.start[cell];
+  const int64_t n = rows.start[cell + 1] - rows.start[cell];
+  for (int64_t e = 0; e < n; ++e) {
+    const int64_t gene = rows.rank[column[e]];
+    if (gene >= 0) visit(gene, rows.target_sum == 0 ? static_cast<double>(count[e]) : y[e]);
+  }
+}
+
+// Sums of each gene, part by part, so that they do not depend on the number of threads; then the shifts.
 template <class Index, class Count>
 void count_genes(const CellRows<Index, Count>& rows, const int64_t* cells, Block& block, FillSpace& space) {
-  const int64_t n_cells = block.n_cells, n_genes = block.n_genes, n_sub_blocks = block.sub_blocks();
+  const int64_t n_cells = block.n_cells, n_genes = block.n_genes, n_parts = block.parts();
+  static_assert(kUnit <= UINT16_MAX && kPart % kUnit == 0 && kLongestRun % kUnit == 0);
   space.first_y.assign(n_cells + 1, 0);
   for (int64_t i = 0; i < n_cells; ++i) {
-    space.first_y[i + 1] = space.first_y[i] + rows.start[cells[i] + 1] - rows.start[cells[i]];
+    const int64_t n = rows.target_sum == 0 ? 0 : rows.start[cells[i] + 1] - rows.start[cells[i]];
+    space.first_y[i + 1] = space.first_y[i] + n;
   }
   double* all_y = space.y.grow(space.first_y[n_cells]);
-  space.part_sum.assign(n_sub_blocks * n_genes, 0);
-  space.part_square.assign(n_sub_blocks * n_genes, 0);
-  space.part_count.assign(n_sub_blocks * n_genes, 0);
-  space.part_positive.assign(n_sub_blocks * n_genes, 0);
-  torch::stable::parallel_for(0, n_sub_blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t s = begin; s < end; ++s) {
-      double* sum = space.part_sum.data() + s * n_genes;
-      double* square = space.part_square.data() + s * n_genes;
-      int32_t* count = space.part_count.data() + s * n_genes;
-      int32_t* positive = space.part_positive.data() + s * n_genes;
-      for (int64_t i = s * kSubBlock; i < s * kSubBlock + block.rows(s); ++i) {
+  space.part_sum.assign(n_parts * n_genes, 0);
+  space.part_square.assign(n_parts * n_genes, 0);
+  space.part_positive.assign(n_parts * n_genes, 0);
+  space.unit_count.assign(block.units() * n_genes, 0);
+  torch::stable::parallel_for(0, n_parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      double* sum = space.part_sum.data() + part * n_genes;
+      double* square = space.part_square.data() + part * n_genes;
+      int32_t* positive = space.part_positive.data() + part * n_genes;
+      for (int64_t i = part * kPart; i < std::min((part + 1) * kPart, n_cells); ++i) {
+        uint16_t* count = space.unit_count.data() + i / kUnit * n_genes;
         double* y = all_y + space.first_y[i];
-        normalize_cell(rows, cells[i], y);
-        const Index* column = rows.column + rows.start[cells[i]];
-        for (int64_t e = 0; e < space.first_y[i + 1] - space.first_y[i]; ++e) {
-          const int64_t gene = rows.rank[column[e]];
-          if (gene < 0) continue;
-          sum[gene] += y[e];
-          square[gene] += y[e] * y[e];
+        if (rows.target_sum != 0) normalize_cell(rows, cells[i], y);
+        each_entry(rows, cells[i], y, [&](int64_t gene, double own) {
+          sum[gene] += own;
+          square[gene] += own * own;
           ++count[gene];
-          positive[gene] += y[e] > 0;
-        }
+          positive[gene] += own > 0;
+        });
       }
     }
   });
@@ -155,13 +164,15 @@ void count_genes(const CellRows<Index, Count>& rows, const int64_t* cells, Block
   block.square.assign(n_genes, 0);
   block.expressed.assign(n_genes, 0);
   torch::stable::parallel_for(0, n_genes, 1024, [&](int64_t begin, int64_t end) {
-    for (int64_t s = 0; s < n_sub_blocks; ++s) {
+    for (int64_t part = 0; part < n_parts; ++part) {
       for (int64_t gene = begin; gene < end; ++gene) {
-        block.sum[gene] += space.part_sum[s * n_genes + gene];
-        block.square[gene] += space.part_square[s * n_genes + gene];
-        block.count[gene] += space.part_count[s * n_genes + gene];
-        block.expressed[gene] += space.part_positive[s * n_genes + gene];
+        block.sum[gene] += space.part_sum[part * n_genes + gene];
+        block.square[gene] += space.part_square[part * n_genes + gene];
+        block.expressed[gene] += space.part_positive[part * n_genes + gene];
       }
+    }
+    for (int64_t unit = 0; unit < block.units(); ++unit) {
+      for (int64_t gene = begin; gene < end; ++gene) block.count[gene] += space.unit_count[unit * n_genes + gene];
     }
     for (int64_t gene = begin; gene < end; ++gene) {
       if (2 * block.count[gene] > n_cells) block.shift[gene] = block.sum[gene] / static_cast<double>(n_cells);
@@ -169,80 +180,102 @@ void count_genes(const CellRows<Index, Count>& rows, const int64_t* cells, Block
   });
 }
 
-// Where the entries of each gene will stand; returns how many there are.
-inline int64_t place_genes(Block& block, const FillSpace& space) {
-  const int64_t n_genes = block.n_genes, n_sub_blocks = block.sub_blocks(), n_windows = block.windows();
-  int64_t n_frequent = 0, last_shifted = -1;
-  for (int64_t gene = 0; gene < n_genes; ++gene) {
-    n_frequent += static_cast<double>(block.count[gene]) >= kFrequent * static_cast<double>(block.n_cells);
-    if (block.shift[gene] != 0) last_shifted = gene;
-  }
-  block.n_frequent = std::max(n_frequent, last_shifted + 1);  // ranks are those of another chunk: about in order
-  block.sub_block_start.resize(n_sub_blocks * (block.n_frequent + 1));
-  block.window_start.resize(n_windows * (n_genes - block.n_frequent + 1));
-  int64_t filled = 0;
-  for (int64_t s = 0; s < n_sub_blocks; ++s) {
-    int64_t* start = block.sub_block_start.data() + s * (block.n_frequent + 1);
-    for (int64_t gene = 0; gene < block.n_frequent; ++gene) {
-      start[gene] = filled;
-      filled += block.shift[gene] != 0 ? block.rows(s) : space.part_count[s * n_genes + gene];
-    }
-    start[block.n_frequent] = filled;
-  }
-  constexpr int64_t kRatio = kWindow / kSubBlock;
-  for (int64_t w = 0; w < n_windows; ++w) {
-    int64_t* start = block.window_start.data() + w * (n_genes - block.n_frequent + 1);
-    for (int64_t gene = block.n_frequent; gene < n_genes; ++gene) {
+// Where the entries of a tile's genes stand, the first of them at `filled`.
+inline void place_tile(const Block& block, const FillSpace& space, Tile& tile, int64_t filled) {
+  const int64_t n = tile.n_genes(), n_runs = block.runs(tile), n_units = tile.run_cells / kUnit;
+  tile.start.resize(n_runs * (n + 1));
+  for (int64_t run = 0; run < n_runs; ++run) {
+    int64_t* start = tile.start.data() + run * (n + 1);
+    for (int64_t gene = tile.first; gene < tile.last; ++gene) {
       *start++ = filled;
-      for (int64_t s = w * kRatio; s < std::min((w + 1) * kRatio, n_sub_blocks); ++s) {
-        filled += space.part_count[s * n_genes + gene];
+      if (block.shift[gene] != 0) {
+        filled += block.rows(tile, run);
+        continue;
+      }
+      for (int64_t unit = run * n_units; unit < std::min((run + 1) * n_units, block.units()); ++unit) {
+        filled += space.unit_count[unit * block.n_genes + gene];
       }
     }
     *start = filled;
   }
-  return filled;
+}
+
+// Where all entries will stand; returns how many there are.
+inline int64_t place_genes(Block& block, const FillSpace& space) {
+  const int64_t n_tiles = (block.n_genes + kTile - 1) / kTile;
+  block.tiles.resize(n_tiles);
+  std::vector<int64_t> first_entry(n_tiles + 1, 0);
+  for (int64_t t = 0; t < n_tiles; ++t) {
+    Tile& tile = block.tiles[t];
+    tile.first = t * kTile;
+    tile.last = std::min(tile.first + kTile, block.n_genes);
+    int64_t n = 0;
+    for (int64_t gene = tile.first; gene < tile.last; ++gene) {
+      n += block.shift[gene] != 0 ? block.n_cells : block.count[gene];
+    }
+    first_entry[t + 1] = first_entry[t] + n;
+    tile.run_cells = kUnit;
+    const double wanted = kEntriesOfRun * static_cast<double>(tile.n_genes() * block.n_cells);
+    while (tile.run_cells < kLongestRun && static_cast<double>(n * tile.run_cells) < wanted) tile.run_cells *= 2;
+  }
+  torch::stable::parallel_for(0, n_tiles, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) place_tile(block, space, block.tiles[t], first_entry[t]);
+  });
+  return first_entry[n_tiles];
+}
+
+// Where a gene's next entry goes; of a shifted gene, that of the run's first cell.
+struct Next {
+  Entry* entry;
+  int32_t run_cells;
+  float shift;
+};
+
+// Sets `next` for the cells of a unit that is its part's or a run's first, and makes all of a shifted gene zeros.
+inline void begin_unit(const Block& block, const FillSpace& space, int64_t unit, bool first_of_part, Next* next) {
+  const int64_t cell = unit * kUnit, n_rows = std::min(kUnit, block.n_cells - cell);
+  for (const Tile& tile : block.tiles) {
+    const int64_t run = cell / tile.run_cells, first_unit = run * tile.run_cells / kUnit;
+    const int64_t* start = tile.starts(run);
+    for (int64_t gene = tile.first; gene < tile.last; ++gene) {
+      const auto shift = static_cast<float>(block.shift[gene]);
+      if (first_of_part || unit == first_unit) {
+        next[gene] = {block.entries.data() + *start, static_cast<int32_t>(tile.run_cells), shift};
+        if (shift == 0) {
+          for (int64_t u = first_unit; u < unit; ++u) next[gene].entry += space.unit_count[u * block.n_genes + gene];
+        }
+      }
+      ++start;
+      if (shift == 0) continue;
+      for (int64_t row = cell % tile.run_cells, last = row + n_rows; row < last; ++row) {
+        next[gene].entry[row] = {static_cast<int32_t>(kStrip * row), -shift};
+      }
+    }
+  }
 }
 
 // Fills a block with n_cells of the chunk's cells.
 template <class Index, class Count>
 void fill_block(const CellRows<Index, Count>& rows, const int64_t* cells, int64_t n_cells, Block& block,
                 FillSpace& space) {
-  const int64_t n_genes = rows.n_genes;
   block.n_cells = n_cells;
-  block.n_genes = n_genes;
+  block.n_genes = rows.n_genes;
   count_genes(rows, cells, block, space);
-  Entry* entries = block.entries.grow(place_genes(block, space));
+  block.entries.grow(place_genes(block, space));
   const double* all_y = space.y.data();
-  torch::stable::parallel_for(0, block.windows(), 1, [&](int64_t begin, int64_t end) {
-    std::vector<int64_t> next(n_genes);
-    for (int64_t w = begin; w < end; ++w) {
-      std::copy_n(block.of_window(w), n_genes - block.n_frequent, next.begin() + block.n_frequent);
-      for (int64_t first = w * kWindow; first < std::min((w + 1) * kWindow, n_cells); first += kSubBlock) {
-        const int64_t s = first / kSubBlock;
-        std::copy_n(block.of_sub_block(s), block.n_frequent, next.begin());
-        for (int64_t gene = 0; gene < block.n_frequent; ++gene) {
-          if (block.shift[gene] == 0) continue;
-          for (int64_t row = 0; row < block.rows(s); ++row) {
-            entries[next[gene] + row] = {static_cast<int32_t>(kStrip * row), static_cast<float>(-block.shift[gene])};
-          }
+  torch::stable::parallel_for(0, block.parts(), 1, [&](int64_t begin, int64_t end) {
+    std::vector<Next> next(block.n_genes);
+    for (int64_t i = begin * kPart; i < std::min(end * kPart, n_cells); ++i) {
+      if (i % kUnit == 0) begin_unit(block, space, i / kUnit, i == begin * kPart, next.data());
+      each_entry(rows, cells[i], all_y + space.first_y[i], [&](int64_t gene, double y) {
+        Next& own = next[gene];
+        const int32_t row = static_cast<int32_t>(i) & (own.run_cells - 1);
+        if (own.shift != 0) {
+          own.entry[row].value = static_cast<float>(y - block.shift[gene]);
+        } else {
+          *own.entry++ = {static_cast<int32_t>(kStrip) * row, static_cast<float>(y)};
         }
-        for (int64_t row = 0; row < block.rows(s); ++row) {
-          const int64_t i = first + row;
-          const double* y = all_y + space.first_y[i];
-          const Index* column = rows.column + rows.start[cells[i]];
-          const int32_t places[2] = {static_cast<int32_t>(kStrip * (i - w * kWindow)),
-                                     static_cast<int32_t>(kStrip * row)};
-          for (int64_t e = 0; e < space.first_y[i + 1] - space.first_y[i]; ++e) {
-            const int64_t gene = rows.rank[column[e]];
-            if (gene < 0) continue;
-            if (block.shift[gene] != 0) {
-              entries[next[gene] + row].value = static_cast<float>(y[e] - block.shift[gene]);
-            } else {
-              entries[next[gene]++] = {places[gene < block.n_frequent], static_cast<float>(y[e])};
-            }
-          }
-        }
-      }
+      });
     }
   });
 }

@@ -5,19 +5,13 @@
 #include <tuple>
 #include <vector>
 
-#include "../checks.h"
+#include "../gather_arguments.h"
 #include "../portable/host_device.h"
 #include "clones.h"
 
 namespace corrmask {
 
 namespace {
-
-// A piece of the column, as the table of the schema holds it.
-struct Chunk {
-  int64_t first_row, offsets, tokens, n_tokens;  // the middle two are addresses
-};
-static_assert(sizeof(Chunk) == 4 * sizeof(int64_t));
 
 struct RowSource {
   const void* tokens;
@@ -48,20 +42,20 @@ CORRMASK_WIDEN(int64_t, int64_t, uint64_t)
 // Where each row's tokens are; lengths are cut to max_len. Two passes, so that the offsets of many rows are on their
 // way at a time: each is a miss.
 template <class Offset, class Token>
-std::vector<RowSource> find_rows(const char* op, const int64_t* rows, int64_t n, const Chunk* chunks, int64_t n_chunks,
-                                 int64_t max_len) {
+std::vector<RowSource> find_rows(const char* op, const int64_t* rows, int64_t n, const TokenChunk* chunks,
+                                 int64_t n_chunks, int64_t max_len) {
   const int64_t n_rows = chunks[n_chunks].first_row;
-  std::vector<const Chunk*> chunk_of(n);
+  std::vector<const TokenChunk*> chunk_of(n);
   for (int64_t b = 0; b < n; ++b) {
     const int64_t row = rows[b];
     check(row >= 0 && row < n_rows, op, "'rows' must be in 0 .. ", n_rows - 1, ", got ", row);
-    const auto behind = [](int64_t value, const Chunk& chunk) { return value < chunk.first_row; };
+    const auto behind = [](int64_t value, const TokenChunk& chunk) { return value < chunk.first_row; };
     chunk_of[b] = std::upper_bound(chunks, chunks + n_chunks, row, behind) - 1;
     CORRMASK_PREFETCH(reinterpret_cast<const Offset*>(chunk_of[b]->offsets) + (row - chunk_of[b]->first_row));
   }
   std::vector<RowSource> sources(n);
   for (int64_t b = 0; b < n; ++b) {
-    const Chunk& chunk = *chunk_of[b];
+    const TokenChunk& chunk = *chunk_of[b];
     const Offset* offset = reinterpret_cast<const Offset*>(chunk.offsets) + (rows[b] - chunk.first_row);
     const int64_t begin = offset[0], end = offset[1];
     check(0 <= begin && begin <= end && end <= chunk.n_tokens, op, "row ", rows[b], " is damaged: its tokens are said ",
@@ -97,33 +91,16 @@ void copy_rows(const char* op, const std::vector<RowSource>& sources, const int6
   if (faulty >= 0) check_tokens<Token>(op, sources[faulty], rows[faulty], vocabulary);
 }
 
-template <class Body>
-void with_offset_type(int64_t bits, const char* op, const Body& body) {
-  if (bits == 32) return body(int32_t{});
-  if (bits == 64) return body(int64_t{});
-  check(false, op, "'offset_bits' must be 32 or 64, got ", bits);
-}
-
-template <class Body>
-void with_stored_type(int64_t bits, const char* op, const Body& body) {
-  if (bits == 16) return body(uint16_t{});
-  if (bits == 32) return body(int32_t{});
-  if (bits == 64) return body(int64_t{});
-  check(false, op, "'token_bits' must be 16, 32 or 64, got ", bits);
-}
-
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor> gather_tokens_cpu(const Tensor& rows, const Tensor& chunks, int64_t token_bits,
                                                      int64_t offset_bits, int64_t vocabulary, int64_t max_len,
                                                      int64_t pad_id, bool packed, bool wide) {
   constexpr const char* kOp = "gather_tokens";
-  check_tensor(rows, kOp, "rows", ScalarType::Long, 1);
-  check_tensor(chunks, kOp, "chunks", ScalarType::Long, 2);
-  check(chunks.size(0) >= 1 && chunks.size(1) == 4, kOp, "'chunks' must be of shape [n_chunks + 1, 4]");
+  check_gather_tensors(kOp, rows, chunks);
   const int64_t n = rows.size(0), n_chunks = chunks.size(0) - 1;
-  const int64_t* row = data<int64_t>(rows);                                    // [n]
-  const Chunk* chunk = reinterpret_cast<const Chunk*>(data<int64_t>(chunks));  // [n_chunks + 1]
+  const int64_t* row = data<int64_t>(rows);                                              // [n]
+  const TokenChunk* chunk = reinterpret_cast<const TokenChunk*>(data<int64_t>(chunks));  // [n_chunks + 1]
   Tensor lengths = torch::stable::empty({n}, ScalarType::Long);
   Tensor bounds = torch::stable::empty({n + 1}, ScalarType::Int);
   Tensor tokens;

@@ -2,58 +2,60 @@
 
 #include <algorithm>
 #include <atomic>
-#include <limits>
 #include <tuple>
 #include <type_traits>
 #include <vector>
 
-#include "avx2_machine.h"
 #include "csr_rows.h"
+#include "large_pages.h"
 #include "rank_sort.h"
 
 namespace corrmask {
 
 namespace {
 
-// keys[e] = rank key of entry e; a loop that the compiler makes vectors of.
-template <class Index, class Count>
-CORRMASK_HOST_DEVICE void fill_keys(const Index* column, const Count* count, int64_t n_entries,
-                                    const double* __restrict medians, uint64_t* __restrict keys) {
-  for (int64_t e = 0; e < n_entries; ++e) keys[e] = rank_key(static_cast<double>(count[e]), medians[column[e]]);
-}
+struct Genes {
+  const double* divisor;  // [n] medians; negative for a gene without a token: it is not ranked
+  const int32_t* token;   // [n]
+  int64_t n;
+};
 
-template <class Index, class Count>
-void fill_keys_plain(const Index* column, const Count* count, int64_t n_entries, const double* medians,
-                     uint64_t* keys) {
-  fill_keys(column, count, n_entries, medians, keys);
-}
-
-#ifdef CORRMASK_HAS_AVX2_BUILD
-template <class Index, class Count>
-CORRMASK_AVX2 void fill_keys_avx2(const Index* column, const Count* count, int64_t n_entries, const double* medians,
-                                  uint64_t* keys) {
-  fill_keys(column, count, n_entries, medians, keys);
-}
-#endif
-
-template <class Index, class Count>
-auto fill_keys_for_this_machine() {
-#ifdef CORRMASK_HAS_AVX2_BUILD
-  if (__builtin_cpu_supports("avx2")) return &fill_keys_avx2<Index, Count>;
-#endif
-  return &fill_keys_plain<Index, Count>;
-}
-
-// Whether a column is not in 0 .. n_genes - 1, and which.
+// Not inlined: for plain x86-64 the compiler makes loads of it, which are faster here than gathers.
 template <class Index>
-bool column_outside(const Index* column, int64_t n_entries, int64_t n_genes, std::atomic<int64_t>* which) {
-  using Unsigned = std::make_unsigned_t<Index>;
-  Unsigned largest = 0;
-  for (int64_t e = 0; e < n_entries; ++e) largest = std::max(largest, static_cast<Unsigned>(column[e]));
-  if (n_entries == 0 || largest < static_cast<uint64_t>(n_genes)) return false;
-  *which = static_cast<Index>(largest);
-  return true;
+__attribute__((noinline)) void write_tokens(const int32_t* gene_token, const Index* column, const uint32_t* order,
+                                            int64_t n, int32_t* row) {
+  for (int64_t r = 0; r < n; ++r) row[r] = gene_token[column[order[r]]];
 }
+
+template <class Index, class Count>
+struct EncodeCell {
+  // Writes the tokens of a cell in rank order, at most max_len; returns how many, or -1 where a column is out of range.
+  template <InstructionSet kSet>
+  CORRMASK_HOST_DEVICE static int64_t run(const Genes& genes, const Index* column, const Count* count,
+                                          int64_t n_entries, int64_t max_len, RankSpace& space, int32_t* row) {
+    using Unsigned = std::make_unsigned_t<Index>;
+    if (n_entries == 0) return 0;
+    if (genes.n == 0) return -1;
+    space.hold(n_entries);
+    const double* __restrict divisor = genes.divisor;
+    uint64_t* __restrict keys = space.keys.data();
+    const Unsigned last_gene = static_cast<Unsigned>(genes.n - 1);
+    Unsigned largest = 0;
+    KeyRange range;
+    for (int64_t e = 0; e < n_entries; ++e) {
+      const Unsigned gene = static_cast<Unsigned>(column[e]);
+      const uint64_t key = rank_key(static_cast<double>(count[e]), divisor[std::min(gene, last_gene)]);
+      largest = std::max(largest, gene);
+      range.add(key);
+      keys[e] = key;
+    }
+    if (largest > last_gene) return -1;
+    const auto before = [=](uint32_t a, uint32_t b) { return ranks_before(keys[a], column[a], keys[b], column[b]); };
+    const int64_t kept = std::min(rank_entries<kSet, false>(range, n_entries, space, before), max_len);
+    write_tokens(genes.token, column, space.order.data(), kept, row);
+    return kept;
+  }
+};
 
 }  // namespace
 
@@ -74,15 +76,15 @@ std::tuple<Tensor, Tensor> rank_encode_cpu(const Tensor& indptr, const Tensor& i
     check(gene_token[g] < 0 || median[g] > 0, kOp, "'medians' must be positive for every gene with a token, got ",
           median[g], " for gene ", g);
   }
-  std::vector<double> divisor(median, median + n_genes);  // NaN for a gene without a token: it is not ranked
+  std::vector<double> divisor(median, median + n_genes);  // negative for a gene without a token: it is not ranked
   for (int64_t g = 0; g < n_genes; ++g) {
-    if (gene_token[g] < 0) divisor[g] = std::numeric_limits<double>::quiet_NaN();
+    if (gene_token[g] < 0) divisor[g] = -1;
   }
   Tensor input_ids = torch::stable::empty({n_cells, max_len}, ScalarType::Int);
   Tensor lengths = torch::stable::empty({n_cells}, ScalarType::Long);
   int32_t* ids = mutable_data<int32_t>(input_ids);
+  ask_for_large_pages(ids, input_ids.numel() * static_cast<int64_t>(sizeof *ids));
   int64_t* length = mutable_data<int64_t>(lengths);
-  std::atomic<int64_t> faulty_column{-1};
 
   with_index_type(indices, kOp, "indices", [&](auto index_zero) {
     with_value_type(counts, kOp, "counts", [&](auto count_zero) {
@@ -90,28 +92,25 @@ std::tuple<Tensor, Tensor> rank_encode_cpu(const Tensor& indptr, const Tensor& i
       using Count = decltype(count_zero);
       const Index* column = data<Index>(indices);
       const Count* count = data<Count>(counts);
-      const auto fill = fill_keys_for_this_machine<Index, Count>();
-      std::atomic<bool> outside{false};
+      const Genes genes{divisor.data(), gene_token, n_genes};
+      const auto encode_cell = for_this_machine<EncodeCell<Index, Count>>(kOp);
+      std::atomic<int64_t> faulty_row{-1};
       torch::stable::parallel_for(0, n_cells, 16, [&](int64_t begin, int64_t end) {
-        std::vector<uint64_t> keys;
-        RankSorter sorter;
+        RankSpace space;
         for (int64_t i = begin; i < end; ++i) {
           const int64_t first = row_start[i], n_entries = row_start[i + 1] - first;
-          if (column_outside(column + first, n_entries, n_genes, &faulty_column)) {
-            outside = true;
+          int32_t* row = ids + i * max_len;
+          const int64_t kept = encode_cell(genes, column + first, count + first, n_entries, max_len, space, row);
+          if (kept < 0) {
+            faulty_row = i;
             continue;
           }
-          if (static_cast<int64_t>(keys.size()) < n_entries) keys.resize(n_entries);
-          fill(column + first, count + first, n_entries, divisor.data(), keys.data());
-          const int64_t kept = std::min<int64_t>(sorter.sort(keys.data(), column + first, n_entries), max_len);
-          int32_t* row = ids + i * max_len;
-          for (int64_t r = 0; r < kept; ++r) row[r] = gene_token[column[first + sorter.order(r)]];
           std::fill(row + kept, row + max_len, static_cast<int32_t>(pad_id));
           length[i] = kept;
         }
       });
-      check(!outside, kOp, "'indices' must be in 0 .. ", n_genes - 1, " (the size of 'medians'), got ",
-            faulty_column.load());
+      check(faulty_row < 0, kOp, "'indices' must be in 0 .. ", n_genes - 1,
+            " (the size of 'medians'), they are not in row ", faulty_row.load());
     });
   });
   return {input_ids, lengths};

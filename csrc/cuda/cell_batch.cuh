@@ -302,9 +302,9 @@ __device__ int64_t sample_row(const Token* tokens, int64_t length, int64_t n_eli
 }
 
 // Rows blockIdx.x, blockIdx.x + gridDim.x, ...: one warp to a block. `global_scratch` is null, or holds layout.bytes
-// for each block.
+// for each block. 24 blocks to a multiprocessor leave 80 registers: fewer would spill.
 template <class Token, class Entry>
-__global__ void __launch_bounds__(kWarp)
+__global__ void __launch_bounds__(kWarp, 24)
     cell_batch_kernel(TokenRows<Token> rows, GroupTable table, SamplingParameters parameters, ScalarArgument seed,
                       ScalarArgument epoch, CorruptionParameters corruption, WarpLayout layout,
                       unsigned char* global_scratch) {
@@ -333,7 +333,8 @@ __global__ void __launch_bounds__(kWarp)
         const uint32_t decision = corruption.unit_is_group
                                       ? draws.at(static_cast<uint32_t>(rows.owners[position]), kStreamCorruption).w0
                                       : own.w0;
-        rows.corrupted[position] = static_cast<Token>(corrupted_token(token, decision, own.w1, corruption));
+        rows.corrupted[position] =
+            static_cast<Token>(corrupted_token(static_cast<uint32_t>(token), decision, own.w1, corruption));
         rows.labels[position] = token;
       }
     }

@@ -7,7 +7,7 @@
 
 namespace corrmask {
 
-constexpr int64_t kItemsInTier[] = {4096, 16384};  // 32 and 128 KB of shared memory
+constexpr int64_t kItemsInTier[] = {4096, 8192};  // 32 and 64 KB of shared memory: of 99 that each GPU can give a block
 constexpr int64_t kBlocksInTier[] = {kLargestGrid, 2048};
 constexpr int64_t kItemsInGlobalTier = int64_t{1} << 23;  // 64 MB, of all its blocks together
 constexpr int64_t kMostEntries = int64_t{1} << 20;        // of one cell

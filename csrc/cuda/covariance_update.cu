@@ -7,10 +7,12 @@ namespace corrmask {
 
 namespace {
 
+using Split = Bf16x3;  // benchmarks/tile_pieces.cu times it beside Tf32x2
 constexpr int kThreads = 1024;
-constexpr int64_t kDenseBytes = int64_t{1} << 30;  // the dense panels of a chunk take no more
-constexpr int64_t kMostSummed = 16'384;            // cells
+constexpr int64_t kDenseBytes = int64_t{1} << 30;                // the dense panels of a chunk take no more
+constexpr int64_t kMostInTiles = 4'096, kMostInStrips = 16'384;  // cells that are summed in float32
 constexpr int64_t kStripBytes = kRun * kPitch * sizeof(float);
+static_assert(kStripBytes <= 99 * 1024, "what sm_86, sm_89 and sm_120 can give a block");
 
 // Tensors of a chunk: they go when the operator returns, and their memory serves what is launched behind it.
 struct Workspace {
@@ -68,7 +70,7 @@ void covariance_update_cuda(Tensor gram, Tensor sums, Tensor squares, Tensor exp
   runs.total = space.take<double>(n_cells);
   runs.run = space.take<Run>(most_runs);
   runs.part = space.take<Part>(most_parts);
-  runs.n = space.take<int64_t>(3);
+  runs.n = space.take<int64_t>(4);
   runs.part_sum = space.take<double>(most_parts * n_genes);
   runs.part_square = space.take<double>(most_parts * n_genes);
   runs.part_count = space.take<int32_t>(most_parts * n_genes);
@@ -79,6 +81,9 @@ void covariance_update_cuda(Tensor gram, Tensor sums, Tensor squares, Tensor exp
   runs.gene_start = space.take<int64_t>(most_runs * (n_genes + 1));
   runs.entries = space.take<Entry>(runs.capacity);
   runs.dense = space.take<float>(most_dense * n_cells * kPanel);
+  runs.rare = space.take<RareEntry>(indices.size(0));
+  runs.rare_start = space.take<int64_t>(n_cells);
+  runs.n_rare = space.take<int32_t>(n_cells);
 
   const cudaStream_t stream = context.stream;
   const unsigned level_blocks = blocks_for(n_levels, 1), run_blocks = static_cast<unsigned>(most_runs);
@@ -107,22 +112,24 @@ void covariance_update_cuda(Tensor gram, Tensor sums, Tensor squares, Tensor exp
           first_panel == 0);
       place_genes_kernel<<<run_blocks, kThreads, 0, stream>>>(runs);
       place_runs_kernel<<<1, kThreads, 0, stream>>>(runs);
+      judge_panels_kernel<<<static_cast<unsigned>(panel_count(n_genes)), 256, 0, stream>>>(runs, n_cells);
       fill_parts_kernel<<<part_blocks, kThreads, 0, stream>>>(rows, runs);
+      list_rare_kernel<<<blocks_for(n_cells, 8), 8 * kWarp, 0, stream>>>(rows, runs);
     });
   });
   check_launch(kOp);
   if (n_panels == 0) return;
   const Panels panels{mutable_data<double>(gram), n_genes, range.first, range.last};
   fill_dense_kernel<<<static_cast<unsigned>(most_runs * most_dense), 256, 0, stream>>>(runs, n_cells);
-  add_tiles_kernel<<<static_cast<unsigned>(n_panels * most_dense), kTileThreads, 0, stream>>>(runs, panels, n_cells,
-                                                                                              n_panels);
+  add_tiles_kernel<Split><<<static_cast<unsigned>(n_panels * most_dense), kTileThreads, 0, stream>>>(
+      runs, panels, n_cells, n_panels, kMostInTiles);
   constexpr int64_t kGroup = kGenesPerWarp * (kThreads / kWarp);
   const int64_t n_strips = n_panels * (kPanel / kStrip), n_groups = (n_genes + kGroup - 1) / kGroup;
-  check(cudaFuncSetAttribute(add_strips_kernel<kThreads>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(kStripBytes)) == cudaSuccess,
-        kOp, "this GPU has less than ", kStripBytes, " bytes of shared memory for a block; use the CPU");
-  add_strips_kernel<kThreads><<<static_cast<unsigned>(n_strips * n_groups), kThreads, kStripBytes, stream>>>(
-      runs, panels, n_strips, kMostSummed);
+  const auto add_strips = &add_strips_kernel<kThreads>;
+  allow_shared_bytes(add_strips, kStripBytes);
+  add_strips<<<static_cast<unsigned>(n_strips * n_groups), kThreads, kStripBytes, stream>>>(runs, panels, n_strips,
+                                                                                            kMostInStrips);
+  add_rare_kernel<<<blocks_for(n_genes, 8), 8 * kWarp, 0, stream>>>(runs, panels);
   check_launch(kOp);
 }
 

@@ -1,6 +1,6 @@
 // A chunk of cells made ready for products on the device: y = log1p-normalised counts, genes by rank, entries by gene.
 //
-// The cells are put in the order of their levels and cut into runs of at most 512 cells of one level; 16 runs make a
+// The cells are put in the order of their levels and cut into runs of at most 384 cells of one level; 16 runs make a
 // block of cells. A part of a run, of 128 cells, is read twice by one block of threads, cell after cell: once to count
 // and to sum each gene, once to put its entries in their places. The columns of a cell are distinct, so no two threads
 // touch one gene between two barriers: sums have a fixed order without float atomics. Genes in more than half of a
@@ -17,13 +17,14 @@
 
 namespace corrmask {
 
-constexpr int64_t kRun = 512;   // cells, summed in float32
+constexpr int64_t kRun = 384;   // cells; a strip of them takes 99 KB, what each GPU from sm_80 on can give a block
 constexpr int64_t kPart = 128;  // cells that one block of threads reads
 constexpr int64_t kRunsPerBlock = 16;
 constexpr int kStrip = 64;          // genes side by side in shared memory, two to a lane
 constexpr int kPitch = kStrip + 2;  // floats from one row of a strip to the next: columns spread over the banks
-constexpr int kGenesPerWarp = 16;   // genes whose sums with a strip a warp keeps in registers
-constexpr int64_t kDensity = 4;     // a panel is dense where it holds at least one entry in so many
+constexpr int kGenesPerWarp = 10;   // genes whose sums with a strip a warp keeps in registers
+constexpr int64_t kDensity = 8;     // a panel is dense where it holds at least one entry in so many
+constexpr int64_t kRarity = 64;     // and rare where it holds less than one in so many
 
 // The chunk as it is given: cells x columns in compressed rows.
 template <class Index, class Count>
@@ -70,6 +71,11 @@ struct alignas(8) Entry {
   float value;    // y less the gene's shift
 };
 
+struct alignas(8) RareEntry {
+  int32_t gene;
+  float value;  // y
+};
+
 // What stands in device memory while a chunk is added.
 struct Runs {
   int64_t n_genes, capacity, most_runs, most_parts, most_dense;
@@ -78,17 +84,20 @@ struct Runs {
   double* total;         // [n_cells]
   Run* run;              // [most_runs]
   Part* part;            // [most_parts]
-  int64_t* n;            // [3] runs, parts and dense panels that there are
-  double* part_sum;      // [most_parts, n_genes] of y
-  double* part_square;   // [most_parts, n_genes]
-  int32_t* part_count;   // [most_parts, n_genes] entries; then, of an unshifted gene, those before it in the run
-  int32_t* positive;     // [most_parts, n_genes] entries with y > 0
-  double* sum;           // [most_runs, n_genes] of y over the run's block
-  double* shift;         // [most_runs, n_genes] 0 where a gene is not shifted
-  int64_t* run_start;    // [most_runs + 1] where the entries of a run begin
-  int64_t* gene_start;   // [most_runs, n_genes + 1] and those of a gene, counted from there
-  Entry* entries;        // [capacity]
-  float* dense;          // [most_dense, n_cells, kPanel] the values of the dense panels, cells in order
+  int64_t* n;           // [4] runs and parts that there are; panels up to the last dense one, the last that is not rare
+  double* part_sum;     // [most_parts, n_genes] of y
+  double* part_square;  // [most_parts, n_genes]
+  int32_t* part_count;  // [most_parts, n_genes] entries; then, of an unshifted gene, those before it in the run
+  int32_t* positive;    // [most_parts, n_genes] entries with y > 0
+  double* sum;          // [most_runs, n_genes] of y over the run's block
+  double* shift;        // [most_runs, n_genes] 0 where a gene is not shifted
+  int64_t* run_start;   // [most_runs + 1] where the entries of a run begin
+  int64_t* gene_start;  // [most_runs, n_genes + 1] and those of a gene, counted from there
+  Entry* entries;       // [capacity]
+  float* dense;         // [most_dense, n_cells, kPanel] the values of the dense panels, cells in order
+  RareEntry* rare;      // [nnz] the rare genes of each cell
+  int64_t* rare_start;  // [n_cells] where they begin
+  int32_t* n_rare;      // [n_cells] and how many they are
 
   __device__ int64_t begin(int64_t r, int64_t gene) const {
     const int64_t at = run_start[r] + gene_start[r * (n_genes + 1) + gene];
@@ -98,6 +107,7 @@ struct Runs {
   __device__ int64_t n_runs() const { return n[0]; }
   __device__ int64_t n_parts() const { return n[1]; }
   __device__ int64_t n_dense() const { return n[2]; }
+  __device__ int64_t n_frequent() const { return n[3]; }
 
   // Whether sums of n_summed cells end with run r: with the next one they would be of more than `most`.
   __device__ bool ends_sums(int64_t r, int64_t n_summed, int64_t most) const {
@@ -108,28 +118,6 @@ struct Runs {
     return r + 1 == n_runs() || run[r + 1].block_first != run[r].block_first;
   }
 };
-
-// The sum of `value` over the threads before this one, and over all of the block. `sums` [32] is shared. In one thread
-// after another's place, so of integers alone.
-__device__ inline int64_t sum_before(int64_t value, int64_t* sums, int64_t* total) {
-  const int lane = lane_id(), warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int n_warps = static_cast<int>(blockDim.x) / kWarp;
-  int64_t up_to = value;
-  for (int by = 1; by < kWarp; by *= 2) {
-    const int64_t other = __shfl_up_sync(kAllLanes, up_to, by);
-    if (lane >= by) up_to += other;
-  }
-  __syncthreads();
-  if (lane == kWarp - 1) sums[warp] = up_to;
-  __syncthreads();
-  int64_t before = 0;
-  *total = 0;
-  for (int w = 0; w < n_warps; ++w) {
-    if (w < warp) before += sums[w];
-    *total += sums[w];
-  }
-  return before + up_to - value;
-}
 
 // One block to a level: how many cells it has.
 static __global__ void count_levels_kernel(const int64_t* level, int64_t n_cells, int64_t n_levels,
@@ -164,6 +152,7 @@ static __global__ void cut_runs_kernel(int64_t n_levels, Runs runs) {
   }
   runs.n[0] = n;
   runs.n[1] = n_parts;
+  runs.n[2] = runs.n[3] = 0;
 }
 
 // One block to a level: its cells, as they come.
@@ -284,35 +273,42 @@ static __global__ void place_genes_kernel(Runs runs) {
   if (threadIdx.x == 0) start[n_genes] = next;
 }
 
-// One block: where the entries of each run begin, and how many panels are dense: all up to the last one that pays.
+// One block: where the entries of each run begin.
 static __global__ void place_runs_kernel(Runs runs) {
   __shared__ int64_t sums[kWarp];
-  const int64_t n_runs = runs.n_runs(), n_genes = runs.n_genes, row = n_genes + 1;
+  const int64_t n_runs = runs.n_runs(), row = runs.n_genes + 1;
   int64_t next = 0;
   for (int64_t first = 0; first < n_runs; first += blockDim.x) {
     const int64_t r = first + threadIdx.x;
     int64_t n = 0;
-    const int64_t before = sum_before(r < n_runs ? runs.gene_start[r * row + n_genes] : 0, sums, &n);
+    const int64_t before = sum_before(r < n_runs ? runs.gene_start[r * row + runs.n_genes] : 0, sums, &n);
     if (r < n_runs) runs.run_start[r] = next + before;
     next += n;
   }
-  int64_t n_dense = 0;
-  for (int64_t panel = 0; panel < runs.most_dense; ++panel) {
-    const int64_t first_gene = panel * kPanel,
-                  last_gene = first_gene + kPanel < n_genes ? first_gene + kPanel : n_genes;
-    int64_t own = 0, n_cells = 0, n_entries = 0, n_slots = 0;
-    for (int64_t r = threadIdx.x; r < n_runs; r += blockDim.x) {
-      own += runs.gene_start[r * row + last_gene] - runs.gene_start[r * row + first_gene];
-      n_cells += runs.run[r].n_rows;
+  if (threadIdx.x == 0) runs.run_start[n_runs] = next;
+}
+
+// One block to a panel: whether it is dense, rare or neither. All up to the last dense one count as dense, and as
+// frequent all up to the last one that is not rare: one with many entries, or with a gene that is shifted.
+static __global__ void judge_panels_kernel(Runs runs, int64_t n_cells) {
+  __shared__ int64_t sums[kWarp];
+  const int64_t panel = blockIdx.x, first = panel * kPanel, n_runs = runs.n_runs(), row = runs.n_genes + 1;
+  const int64_t last = first + kPanel < runs.n_genes ? first + kPanel : runs.n_genes;
+  int64_t own = 0, n_entries = 0;
+  bool is_shifted = false;
+  for (int64_t r = threadIdx.x / kWarp; r < n_runs; r += blockDim.x / kWarp) {
+    for (int64_t gene = first + lane_id(); gene < last; gene += kWarp) {
+      own += runs.gene_start[r * row + gene + 1] - runs.gene_start[r * row + gene];
+      is_shifted = is_shifted || runs.shift[r * runs.n_genes + gene] != 0;
     }
-    sum_before(own, sums, &n_entries);
-    sum_before(n_cells, sums, &n_slots);
-    if (n_entries > 0 && kDensity * n_entries >= n_slots * kPanel) n_dense = panel + 1;
   }
-  if (threadIdx.x == 0) {
-    runs.run_start[n_runs] = next;
-    runs.n[2] = n_dense;
-  }
+  sum_before(own, sums, &n_entries);
+  is_shifted = __syncthreads_or(is_shifted) != 0;
+  if (threadIdx.x != 0) return;
+  const int64_t n_slots = n_cells * kPanel;
+  long long* n = reinterpret_cast<long long*>(runs.n);
+  if (panel < runs.most_dense && n_entries > 0 && kDensity * n_entries >= n_slots) atomicMax(n + 2, panel + 1LL);
+  if (is_shifted || kRarity * n_entries >= n_slots) atomicMax(n + 3, panel + 1LL);
 }
 
 // One block to a part: the entries of each gene, cells ascending.

@@ -38,6 +38,28 @@ __device__ __forceinline__ int nth_bit(unsigned bits, int k) {
   return place;
 }
 
+// The sum of `value` over the threads before this one, and over all of the block. `sums` [32] is shared. In one thread
+// after another's place, so of integers alone.
+__device__ inline int64_t sum_before(int64_t value, int64_t* sums, int64_t* total) {
+  const int lane = lane_id(), warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int n_warps = static_cast<int>(blockDim.x) / kWarp;
+  int64_t up_to = value;
+  for (int by = 1; by < kWarp; by *= 2) {
+    const int64_t other = __shfl_up_sync(kAllLanes, up_to, by);
+    if (lane >= by) up_to += other;
+  }
+  __syncthreads();
+  if (lane == kWarp - 1) sums[warp] = up_to;
+  __syncthreads();
+  int64_t before = 0;
+  *total = 0;
+  for (int w = 0; w < n_warps; ++w) {
+    if (w < warp) before += sums[w];
+    *total += sums[w];
+  }
+  return before + up_to - value;
+}
+
 // A seed or an epoch: given to the launch, or read from the device as the kernel runs (so that a CUDA graph can be
 // replayed with another).
 struct ScalarArgument {

@@ -9,23 +9,13 @@
 #include <type_traits>
 
 #include "bounded.h"
+#include "group_members.h"
 #include "host_device.h"
 #include "philox.h"
 
 namespace corrmask {
 
-constexpr int32_t kSpecialToken = -2;  // never masked
-constexpr int32_t kVisible = -1;       // owner of a position that stays visible
-
-struct GroupTable {
-  const int32_t* token_group;   // [vocabulary]
-  const int64_t* group_indptr;  // [n_groups + 1]
-  const int32_t* group_tokens;  // [n_members]
-  const int64_t* accept;        // [vocabulary] thresholds, or null
-  const int64_t* take;          // [vocabulary] thresholds, or null
-  int64_t vocabulary, n_groups, n_members;
-  int64_t gene_lo, gene_hi;  // a range of tokens without special ones: cells within it need no closer look
-};
+constexpr int32_t kVisible = -1;  // owner of a position that stays visible
 
 struct SamplingParameters {
   uint64_t seed;
@@ -36,24 +26,22 @@ struct SamplingParameters {
   bool rotate;
 };
 
-// What a cell needs beside its tokens. Entry is unsigned: half its bits are the cell's tag, half a position, so that
-// nothing has to be cleared between cells. Its half holds every length.
+// What a cell needs beside its tokens.
 template <class Entry>
 struct CellScratch {
-  static constexpr int kPlaceBits = 4 * sizeof(Entry);
-
-  Entry* place_of;    // [vocabulary] tag and position of each token; one with another tag is of another cell
-  Entry tag;          // not the tag of any entry that is there
+  TokenPlaces<Entry> places;
   int32_t* eligible;  // [length]
   int32_t* masked;    // [length] masked positions, in the order in which they were masked
 };
-
-enum SamplingFault : int { kSound = 0, kTokenOutOfRange = 1, kGroupOutOfRange = 2 };
 
 struct SampledCell {
   int64_t n_masked;
   int fault;
 };
+
+CORRMASK_HOST_DEVICE int64_t smaller(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
 
 // max(1, rate * n) rounded half up, and never more than n.
 CORRMASK_HOST_DEVICE int64_t masking_budget(int64_t n_eligible, int64_t rate_ppm) {
@@ -78,40 +66,127 @@ CORRMASK_HOST_DEVICE bool all_within(const Token* tokens, int64_t length, int64_
   return (signs & kSign) == 0;
 }
 
-// The group of a seed as its members are looked for: in turn, from `start` on.
-struct GroupWalk {
-  const int32_t* members;  // [size]
-  int64_t size, start;     // size -1: the group is outside the table
+// The eligible positions of a cell, in order.
+struct EligiblePositions {
+  const int32_t* listed;  // [n], or null where they follow one another
+  int64_t first, n;
+
+  CORRMASK_HOST_DEVICE int32_t at(int64_t e) const {
+    return listed == nullptr ? static_cast<int32_t>(first + e) : listed[e];
+  }
 };
 
-constexpr int kWalkBatch = 16;
-
-// Bit r is set where member first + r of a walk is in the cell, at places[r]; without a branch on it, which would be
-// anyone's guess. `outside` is set where a member is no token.
-template <class Machine, class Entry>
-CORRMASK_HOST_DEVICE uint32_t find_members(const GroupWalk& walk, int64_t first, const CellScratch<Entry>& scratch,
-                                           int64_t vocabulary, int32_t* places, bool* outside) {
-  if constexpr (Machine::template kFindsMembers<Entry>) {
-    if (walk.start == 0 && walk.size - first >= kWalkBatch) {
-      return Machine::find_members(walk.members + first, scratch.place_of, scratch.tag, vocabulary, places, outside);
+// Most cells hold genes alone, perhaps between special tokens: nothing needs to be listed for them.
+template <class Token>
+CORRMASK_HOST_DEVICE EligiblePositions find_eligible(const Token* tokens,  // [length]
+                                                     int64_t length, const GroupTable& table,
+                                                     int32_t* listed,  // [length]
+                                                     int* fault) {
+  const auto is_token = [&](int64_t position) {
+    const int64_t token = static_cast<int64_t>(tokens[position]);
+    return token >= 0 && token < table.vocabulary;
+  };
+  const auto is_special = [&](int64_t position) { return table.token_group[tokens[position]] == kSpecialToken; };
+  int64_t begin = 0, end = length;
+  while (begin < end && is_token(begin) && is_special(begin)) ++begin;
+  while (begin < end && is_token(end - 1) && is_special(end - 1)) --end;
+  if (all_within(tokens + begin, end - begin, table.gene_lo, table.gene_hi)) return {nullptr, begin, end - begin};
+  int64_t n = 0;
+  for (int64_t position = begin; position < end; ++position) {
+    if (!is_token(position)) {
+      *fault |= kTokenOutOfRange;
+    } else if (!is_special(position)) {
+      listed[n++] = static_cast<int32_t>(position);
     }
   }
-  uint32_t found = 0;
-  bool any_outside = false;
-  for (int r = 0; r < kWalkBatch; ++r) {
-    int64_t at = first + r < walk.size ? first + r : walk.size - 1;
-    at += walk.start;
-    const int32_t member = walk.members[at < walk.size ? at : at - walk.size];
-    const bool is_token = static_cast<uint32_t>(member) < static_cast<uint64_t>(vocabulary);
-    any_outside |= !is_token;
-    const Entry entry = scratch.place_of[is_token ? member : 0];
-    places[r] = static_cast<int32_t>(entry & ((Entry{1} << CellScratch<Entry>::kPlaceBits) - 1));
-    found |= static_cast<uint32_t>((entry >> CellScratch<Entry>::kPlaceBits == scratch.tag) & is_token) << r;
-  }
-  *outside = any_outside;
-  const int64_t left = walk.size - first;
-  return left < kWalkBatch ? found & ((1u << left) - 1) : found;
+  return {listed, 0, n};
 }
+
+// Enters where each token stands, from the end, so that of a repeated token the lowest position stays.
+template <class Token, class Entry>
+CORRMASK_HOST_DEVICE void fill_places(const Token* tokens, const EligiblePositions& eligible,
+                                      const TokenPlaces<Entry>& table) {
+  if (eligible.listed == nullptr) {
+    const Token* const first = tokens + eligible.first;
+    Entry entry = table.entry(eligible.first + eligible.n);
+    CORRMASK_UNROLL for (const Token* token = first + eligible.n; token != first;) table.entries[*--token] = --entry;
+  } else {
+    for (int64_t e = eligible.n - 1; e >= 0; --e) {
+      table.entries[tokens[eligible.listed[e]]] = table.entry(eligible.listed[e]);
+    }
+  }
+}
+
+// Keeps those of n <= 16 places whose tokens come along, and returns how many they are.
+template <class Machine, class Token>
+CORRMASK_HOST_DEVICE int keep_taken(const Token* tokens, int32_t* places, int n, const CellDraws& draws,
+                                    const int64_t* take) {
+  WordBatch w;
+  for (int lane = 0; lane < kDrawStep; ++lane) w.w2[lane] = lane < n ? static_cast<uint32_t>(tokens[places[lane]]) : 0;
+  Machine::at_each(draws, kStreamPartners, w, n);
+  int kept = 0;
+  for (int lane = 0; lane < n; ++lane) {
+    places[kept] = places[lane];
+    kept += happens(w.w0[lane], take[tokens[places[lane]]]) ? 1 : 0;
+  }
+  return kept;
+}
+
+// Masks those of n places that are visible yet, in turn, up to `most`, and returns how many they are. Whether one is
+// masked already is anyone's guess as well, so there is no branch on it.
+CORRMASK_HOST_DEVICE int64_t mask_places(const int32_t* places, int n, int64_t most, int32_t seed, int32_t* masked,
+                                         int32_t* owner) {
+  static_assert(kVisible == -1);
+  int64_t n_masked = 0;
+  const auto mask_if_visible = [&](int32_t place) {
+    const int32_t before = owner[place], is_visible = before >> 31;  // all bits or none
+    owner[place] = before ^ ((before ^ seed) & is_visible);
+    masked[n_masked] = place;
+    n_masked -= is_visible;
+  };
+  if (n <= most) {
+    for (int i = 0; i < n; ++i) mask_if_visible(places[i]);
+  } else {
+    for (int i = 0; i < n && n_masked < most; ++i) mask_if_visible(places[i]);
+  }
+  return n_masked;
+}
+
+constexpr int kMostSeedsAhead = 2 * kDrawBatch;
+
+// Seeds ahead of their turn, in order, and the groups that they would bring.
+struct SeedsAhead {
+  int n = 0;
+  int32_t position[kMostSeedsAhead], group[kMostSeedsAhead];
+  GroupWalk walk[kMostSeedsAhead];
+
+  // Draws number t to t + n_draws - 1; what the seeds will read is on its way then.
+  template <class Machine, class Token>
+  CORRMASK_HOST_DEVICE void draw(int64_t t, int n_draws, const Token* tokens, const EligiblePositions& eligible,
+                                 const CellDraws& draws, const GroupTable& table, const SamplingParameters& parameters,
+                                 bool expands, int* fault) {
+    WordBatch w;
+    for (int lane = 0; lane < kDrawBatch; ++lane) w.w2[lane] = static_cast<uint32_t>(t + lane);
+    Machine::at_each(draws, kStreamGroupSeeds, w, n_draws);
+    const int n_before = n;
+    for (int lane = 0; lane < n_draws; ++lane) {
+      const int32_t drawn = eligible.at(bounded(w.w0[lane], eligible.n));
+      position[n] = drawn;
+      if (expands) {
+        group[n] = happens(w.w2[lane], parameters.expand) ? table.token_group[tokens[drawn]] : kNoGroup;
+        w.w3[n - n_before] = w.w3[lane];
+        CORRMASK_PREFETCH(table.group_indptr + group[n]);
+      }
+      n += table.accept == nullptr || happens(w.w1[lane], table.accept[tokens[drawn]]);
+    }
+    if (!expands) return;
+    for (int s = n_before; s < n; ++s) {
+      walk[s] = walk_of(group[s], w.w3[s - n_before], table, parameters.rotate, fault);
+      CORRMASK_PREFETCH(walk[s].members);
+      CORRMASK_PREFETCH(walk[s].members + kWalkBatch - 1);
+    }
+  }
+};
 
 // Fills owner[0 .. length-1], which arrives as kVisible everywhere, and scratch.masked. A token outside the vocabulary
 // is ineligible and reported; so is a group or member outside the table. Machine is PlainMachine or one that gives the
@@ -124,105 +199,68 @@ CORRMASK_HOST_DEVICE SampledCell sample_groups_in_cell(const Token* tokens,  // 
                                                        int32_t* owner  // [length]
 ) {
   int fault = kSound;
-  const bool all_eligible = all_within(tokens, length, table.gene_lo, table.gene_hi);
-  int64_t n_eligible = length;
-  if (!all_eligible) {
-    n_eligible = 0;
-    for (int64_t position = 0; position < length; ++position) {
-      const int64_t token = static_cast<int64_t>(tokens[position]);
-      if (token < 0 || token >= table.vocabulary) {
-        fault |= kTokenOutOfRange;
-      } else if (table.token_group[token] != kSpecialToken) {
-        scratch.eligible[n_eligible++] = static_cast<int32_t>(position);
-      }
-    }
-  }
-  if (n_eligible == 0) return {0, fault};
-
+  const EligiblePositions eligible = find_eligible(tokens, length, table, scratch.eligible, &fault);
+  if (eligible.n == 0) return {0, fault};
   const bool expands = parameters.expand > 0 && table.n_members > 0 && parameters.max_group > 0;
-  if (expands) {  // from the end, so that of a repeated token the lowest position stays
-    for (int64_t e = n_eligible - 1; e >= 0; --e) {
-      const int64_t position = all_eligible ? e : scratch.eligible[e];
-      scratch.place_of[tokens[position]] =
-          static_cast<Entry>(scratch.tag << CellScratch<Entry>::kPlaceBits | static_cast<Entry>(position));
-    }
-  }
-
-  const int64_t budget = masking_budget(n_eligible, parameters.rate_ppm);
+  const int64_t budget = masking_budget(eligible.n, parameters.rate_ppm), n_draws = 32 * eligible.n + 64;
   int64_t n_masked = 0;
-  const int64_t n_draws = 32 * n_eligible + 64;
-  WordBatch w;
-  int32_t seeds[kDrawBatch], places[kDrawBatch][kWalkBatch];
-  GroupWalk walks[kDrawBatch];
-  uint32_t found[kDrawBatch];
-  for (int64_t t = 0; t < n_draws && n_masked < budget; t += kDrawBatch) {
-    for (int lane = 0; lane < kDrawBatch; ++lane) w.w2[lane] = static_cast<uint32_t>(t + lane);
-    Machine::at_each(draws, kStreamGroupSeeds, w);
-    // All lanes ahead of their turn: what they will read is on its way, and where members stand does not depend on what
-    // is masked by then.
-    for (int lane = 0; lane < kDrawBatch; ++lane) {
-      const int64_t e = bounded(w.w0[lane], n_eligible);
-      seeds[lane] = all_eligible ? static_cast<int32_t>(e) : scratch.eligible[e];
+  bool knows_places = false;
+  SeedsAhead seeds;
+  int32_t places[kMostSeedsAhead][kWalkBatch];
+  int n_found[kMostSeedsAhead];
+  int64_t n_sought[kMostSeedsAhead];
+  const auto look_for_members = [&](int s, int64_t r) {
+    const GroupWalk& walk = seeds.walk[s];
+    const int64_t unwrapped = walk.size - walk.start, at = r < unwrapped ? walk.start + r : r - unwrapped;
+    const int64_t left = (at < walk.start ? walk.start : walk.size) - at;
+    const int n = left < kWalkBatch ? static_cast<int>(left) : kWalkBatch;
+    bool outside = false;
+    n_found[s] = find_members<Machine>(walk.members + at, n, scratch.places, table.vocabulary, places[s], &outside);
+    n_sought[s] = r + n;
+    if (outside) fault |= kGroupOutOfRange;
+  };
+  for (int64_t t = 0; t < n_draws && n_masked < budget;) {
+    // As many draws at a time as groups of five would need.
+    const int64_t wanted = (budget - n_masked) / (expands ? 5 : 1) / kDrawStep * kDrawStep + kDrawStep;
+    int64_t left = smaller(smaller(wanted, kMostSeedsAhead), n_draws - t);
+    for (seeds.n = 0; left > 0;) {
+      const int n = static_cast<int>(smaller(left, kDrawBatch));
+      seeds.draw<Machine>(t, n, tokens, eligible, draws, table, parameters, expands, &fault);
+      t += n;
+      left -= n;
     }
-    if (expands) {
-      for (int lane = 0; lane < kDrawBatch; ++lane) {
-        const int32_t group = table.token_group[tokens[seeds[lane]]];
-        walks[lane] = {nullptr, 0, 0};
-        if (group < 0) continue;
-        walks[lane].size = -1;
-        if (group >= table.n_groups) continue;
-        const int64_t first = table.group_indptr[group], size = table.group_indptr[group + 1] - first;
-        if (first < 0 || size < 0 || first + size > table.n_members) continue;
-        walks[lane] = {table.group_tokens + first, size, parameters.rotate && size > 0 ? bounded(w.w3[lane], size) : 0};
-        CORRMASK_PREFETCH(walks[lane].members);
-      }
-      bool outside = false;
-      for (int lane = 0; lane < kDrawBatch; ++lane) {
-        if (walks[lane].size <= 0) continue;
-        found[lane] = find_members<Machine>(walks[lane], 0, scratch, table.vocabulary, places[lane], &outside);
-        if (outside) fault |= kGroupOutOfRange;
-      }
+    if (expands && !knows_places) {  // not before what the seeds will read is on its way
+      fill_places(tokens, eligible, scratch.places);
+      knows_places = true;
     }
-    const int n_lanes = n_draws - t < kDrawBatch ? static_cast<int>(n_draws - t) : kDrawBatch;
-    for (int lane = 0; lane < n_lanes; ++lane) {
-      const int32_t position = seeds[lane];
+    // Where members stand does not depend on what is masked by then.
+    for (int s = 0; s < seeds.n && expands; ++s) {
+      if (seeds.walk[s].size > 0) look_for_members(s, 0);
+    }
+    for (int s = 0; s < seeds.n; ++s) {
+      const int32_t position = seeds.position[s];
       if (owner[position] != kVisible) continue;
-      const int32_t seed_token = static_cast<int32_t>(tokens[position]);
-      if (table.accept != nullptr && !happens(w.w1[lane], table.accept[seed_token])) continue;
-      owner[position] = seed_token;
+      const int32_t seed = static_cast<int32_t>(tokens[position]);
+      owner[position] = seed;
       scratch.masked[n_masked++] = position;
       if (n_masked == budget) break;
-      if (!expands || walks[lane].size == 0 || !happens(w.w2[lane], parameters.expand)) continue;
-      if (walks[lane].size < 0) {
-        fault |= kGroupOutOfRange;
-        continue;
-      }
-      int64_t taken = 0;
-      bool outside = false;
-      for (int64_t first = 0;;) {
-        for (uint32_t left = found[lane]; left != 0 && n_masked < budget && taken < parameters.max_group;
-             left &= left - 1) {
-          const int32_t place = places[lane][lowest_bit(left)];
-          const int32_t partner = static_cast<int32_t>(tokens[place]);
-          if (owner[place] != kVisible) continue;
-          if (table.take != nullptr &&
-              !happens(draws.at(static_cast<uint32_t>(partner), kStreamPartners).w0, table.take[partner])) {
-            continue;
-          }
-          owner[place] = seed_token;
-          scratch.masked[n_masked++] = place;
-          ++taken;
+      if (!expands || seeds.walk[s].size == 0) continue;
+      for (int64_t room = parameters.max_group;;) {
+        if (table.take != nullptr) {
+          n_found[s] = keep_taken<Machine>(tokens, places[s], n_found[s], draws, table.take);
         }
-        first += kWalkBatch;
-        if (first >= walks[lane].size || n_masked == budget || taken == parameters.max_group) break;
-        found[lane] = find_members<Machine>(walks[lane], first, scratch, table.vocabulary, places[lane], &outside);
-        if (outside) fault |= kGroupOutOfRange;
+        const int64_t more = mask_places(places[s], n_found[s], smaller(budget - n_masked, room), seed,
+                                         scratch.masked + n_masked, owner);
+        n_masked += more;
+        room -= more;
+        if (n_sought[s] == seeds.walk[s].size || room == 0 || n_masked == budget) break;
+        look_for_members(s, n_sought[s]);
       }
       if (n_masked == budget) break;
     }
   }
-  for (int64_t e = 0; e < n_eligible && n_masked < budget; ++e) {
-    const int32_t position = all_eligible ? static_cast<int32_t>(e) : scratch.eligible[e];
+  for (int64_t e = 0; e < eligible.n && n_masked < budget; ++e) {
+    const int32_t position = eligible.at(e);
     if (owner[position] != kVisible) continue;
     owner[position] = static_cast<int32_t>(tokens[position]);
     scratch.masked[n_masked++] = position;

@@ -6,10 +6,12 @@
 #if defined(__CUDACC__)
 #define CORRMASK_HOST_DEVICE __host__ __device__ inline
 #define CORRMASK_PREFETCH(address)
+#define CORRMASK_UNROLL
 #else
 // Always inlined, so that it is compiled for the instruction set of the function that calls it.
 #define CORRMASK_HOST_DEVICE __attribute__((always_inline)) inline
 #define CORRMASK_PREFETCH(address) __builtin_prefetch(address)
+#define CORRMASK_UNROLL _Pragma("GCC unroll 8")
 #endif
 
 namespace corrmask {

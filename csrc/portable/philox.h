@@ -41,7 +41,7 @@ CORRMASK_HOST_DEVICE Words philox4x32(PhiloxKey key, Words counter) {
   return {c0, c1, c2, c3};
 }
 
-constexpr int kDrawBatch = 16;
+constexpr int kDrawBatch = 32, kDrawStep = 16;
 
 // Words of several counters side by side.
 struct WordBatch {
@@ -64,14 +64,14 @@ struct CellDraws {
   }
 };
 
-// The draws at several indices, one after another; cpu/ has a machine that is faster, with the same bits.
+// The draws at several indices, one after another; cpu/ has machines that are faster, with the same bits.
 struct PlainMachine {
-  template <class Entry>
   static constexpr bool kFindsMembers = false;
 
-  // `words.w2` holds the indices when it arrives.
-  CORRMASK_HOST_DEVICE static void at_each(const CellDraws& draws, Stream stream, WordBatch& words) {
-    for (int lane = 0; lane < kDrawBatch; ++lane) {
+  // Words of the first n lanes (or more of them); `words.w2` holds their indices when it arrives.
+  CORRMASK_HOST_DEVICE static void at_each(const CellDraws& draws, Stream stream, WordBatch& words,
+                                           int n = kDrawBatch) {
+    for (int lane = 0; lane < n; ++lane) {
       const Words w = draws.at(words.w2[lane], stream);
       words.w0[lane] = w.w0;
       words.w1[lane] = w.w1;

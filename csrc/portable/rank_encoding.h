@@ -18,11 +18,10 @@ CORRMASK_HOST_DEVICE uint64_t ordered_bits(double positive) {
   return bits;
 }
 
-// One IEEE division. Above kLargestRankKey where the count is not positive or the median NaN, as it is for a gene
-// without a token.
+// One IEEE division. Above kLargestRankKey where the count is not positive or the median NaN or negative, as it is for
+// a gene without a token.
 CORRMASK_HOST_DEVICE uint64_t rank_key(double count, double median) {
-  const uint64_t bits = ordered_bits(count / median);
-  return count > 0 ? bits : ~uint64_t{0};
+  return ordered_bits(count / median) | (uint64_t{0} - !(count > 0));  // without a branch: vectors are made of it
 }
 
 CORRMASK_HOST_DEVICE bool ranks_before(uint64_t key_a, int64_t column_a, uint64_t key_b, int64_t column_b) {

@@ -6,6 +6,7 @@
 // It stands in for the words of CUDA that csrc/cuda/*.cuh use, and knows no others. Include it before them.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -43,19 +44,22 @@ struct Meeting {
 };
 
 struct Fibre {
-  ucontext_t context;
+  ucontext_t context;  // where it starts; from then on it jumps, which asks nothing of the kernel
+  jmp_buf jump;
+  bool started = false;
   std::unique_ptr<char[]> stack;
   unsigned thread = 0;
   bool finished = false;
   const Meeting* waits_for = nullptr;
   uint64_t waits_past = 0;
+  std::vector<std::function<void()>> copies;  // asked for, and there once it has waited
 };
 
 struct Block {
   std::vector<Fibre> fibres;
   std::vector<Meeting> warps;
   Meeting all;
-  ucontext_t scheduler;
+  jmp_buf scheduler;
   Fibre* current = nullptr;
   std::function<void()> kernel;
   Index block_index, block_size, grid_size;
@@ -87,7 +91,7 @@ inline const std::vector<uint64_t>& meet(Meeting& meeting, int member, uint64_t 
     Fibre* self = block->current;
     self->waits_for = &meeting;
     self->waits_past = generation;
-    swapcontext(&self->context, &block->scheduler);
+    if (_setjmp(self->jump) == 0) _longjmp(block->scheduler, 1);
     self->waits_for = nullptr;
   }
   return meeting.results[generation & 1];
@@ -105,14 +109,22 @@ inline const std::vector<uint64_t>& meet_warp(unsigned mask, uint64_t value, con
 inline void run_fibre() {
   block->kernel();
   block->current->finished = true;
-  swapcontext(&block->current->context, &block->scheduler);
+  _longjmp(block->scheduler, 1);
+}
+
+// Runs a fibre until it waits or is finished.
+[[gnu::noinline]] inline void resume(Fibre& fibre) {
+  block->current = &fibre;
+  if (_setjmp(block->scheduler) != 0) return;
+  if (fibre.started) _longjmp(fibre.jump, 1);
+  fibre.started = true;
+  setcontext(&fibre.context);
 }
 
 inline void run_block(Block& one) {
   block = &one;
   const unsigned n = one.block_size.x;
   if (n % kLanes != 0) fail("the block is not of whole warps");
-  one.fibres.clear();
   one.fibres.resize(n);
   one.warps.assign(n / kLanes, {});
   for (Meeting& warp : one.warps) {
@@ -128,7 +140,10 @@ inline void run_block(Block& one) {
   for (unsigned t = 0; t < n; ++t) {
     Fibre& fibre = one.fibres[t];
     fibre.thread = t;
-    fibre.stack.reset(new char[kStack]);
+    fibre.started = fibre.finished = false;
+    fibre.waits_for = nullptr;
+    fibre.copies.clear();
+    if (!fibre.stack) fibre.stack.reset(new char[kStack]);
     getcontext(&fibre.context);
     fibre.context.uc_stack.ss_sp = fibre.stack.get();
     fibre.context.uc_stack.ss_size = kStack;
@@ -147,10 +162,7 @@ inline void run_block(Block& one) {
     if (!any_left) break;
     if (ready.empty()) fail("threads wait for others that have left or never come");
     for (size_t i = ready.size(); i > 1; --i) std::swap(ready[i - 1], ready[next_random() % i]);
-    for (Fibre* fibre : ready) {
-      one.current = fibre;
-      swapcontext(&one.scheduler, &fibre->context);
-    }
+    for (Fibre* fibre : ready) resume(*fibre);
   }
   for (size_t i = one.shared_bytes; i < one.shared.size(); ++i) {
     if (one.shared[i] != kCanary) fail("something was written behind the shared memory");
@@ -297,6 +309,22 @@ struct float2 {
 struct float4 {
   float x, y, z, w;
 };
+struct uint4 {
+  unsigned x, y, z, w;
+};
+inline void copy_async(float4* shared, const float4* global, bool is_there) {
+  emulation::block->current->copies.emplace_back([=] { *shared = is_there ? *global : float4{0, 0, 0, 0}; });
+}
+inline void wait_for_copies() {
+  for (const auto& copy : emulation::block->current->copies) copy();
+  emulation::block->current->copies.clear();
+}
+inline unsigned __float_as_uint(float value) {
+  return static_cast<unsigned>(emulation::bits_of(value));
+}
+inline float __uint_as_float(unsigned bits) {
+  return emulation::from_bits<float>(bits);
+}
 inline float __fmaf_rn(float a, float b, float c) {
   return std::fma(a, b, c);
 }

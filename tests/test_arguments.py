@@ -1,0 +1,133 @@
+"""Arguments of another type are refused in one line, and those of any that serves are taken."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import sparse
+from test_docs import documented, resolve
+
+from corrmask import Vocabulary
+from corrmask.arguments import checked
+from corrmask.errors import InputError
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+
+@checked
+def takes(
+    number: int = 1,
+    share: float | None = None,
+    name: str | Path = "",
+    kind: Literal["a", "b"] = "a",
+    on: bool = False,
+    rows: np.ndarray | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    pair: tuple[int, int] = (0, 1),
+    call: Callable[[], None] | None = None,
+    late: Fraction | None = None,
+    anything: Any = None,
+    bare=None,
+) -> dict[str, Any]:
+    """One argument of each kind."""
+    return locals()
+
+
+def test_what_serves_is_taken() -> None:
+    from fractions import Fraction
+
+    for given in (
+        {"number": np.int16(3), "share": 1, "name": Path("a"), "rows": [1, 2]},
+        {"share": np.float32(0.5), "on": np.bool_(True), "rows": np.zeros(2), "pair": [1, 2], "late": Fraction(1, 2)},
+        {"groups": {"a": ("x",), "b": pd.Index(["y"])}, "call": print, "anything": 1j, "bare": 1j},
+        {"rows": pd.Series([1.0])},
+        {"rows": torch.zeros(3)},
+    ):
+        taken = takes(**given)
+        assert all(taken[name] is value for name, value in given.items())
+    assert takes(7, 0.5)["number"] == 7
+    assert inspect.signature(takes).parameters["number"].default == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("number", 1.0, "takes: 'number' must be a whole number, got 1.0"),
+        ("number", True, "'number' must be a whole number, got True"),
+        ("number", "1", "'number' must be a whole number, got '1'"),
+        ("share", [0.5], "'share' must be a number or None, got list"),
+        ("share", torch.tensor(0.5), "'share' must be a number or None, got Tensor"),
+        ("name", b"x", "'name' must be a string or a path, got b'x'"),
+        ("kind", "c", "'kind' must be 'a' or 'b', got 'c'"),
+        ("kind", ["a"], "'kind' must be 'a' or 'b', got list"),
+        ("on", 1, "'on' must be True or False, got 1"),
+        ("rows", "abc", "'rows' must be an array or None, got 'abc'"),
+        ("rows", np.array(1), "'rows' must be an array or None, got ndarray"),
+        ("groups", {"a": "CD3D"}, "'groups' must be a mapping to sequences or None, got dict"),
+        ("pair", (1, 2, 3), "'pair' must be 2 values, got tuple"),
+        ("call", 1, "'call' must be a function or None, got 1"),
+        ("late", 1.5, "'late' must be a Fraction or None, got 1.5"),
+    ],
+)
+def test_what_is_of_another_type_is_refused(name: str, value: Any, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        takes(**{name: value})
+    assert message in str(error.value)
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        takes(nothing=1)
+
+
+# What needs no wrapper: it takes tensors inside a compiled step, is made by us alone, or checks for itself.
+OTHERS = ("corrmask.ops.", "corrmask.values.mask_values", "corrmask.hf.content_id", "corrmask.hf.Passes")
+HERE = ("corrmask.CorrMasker", "corrmask.GeneGraph", "corrmask.GroupTable", "corrmask.Vocabulary")
+HERE += ("corrmask.correlation_graph", "corrmask.hf.", "corrmask.values.", "corrmask.modules.", "corrmask.rewiring.")
+HERE += ("corrmask.enrichment.", "corrmask.audit.audit", "corrmask.arms.make_masker", "corrmask.pl.")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in documented() if name.startswith(HERE) and not name.startswith(OTHERS)]
+)
+def test_no_odd_value_gets_past_a_public_name(name: str) -> None:
+    """Whatever the other arguments are: each parameter in turn refuses an object of no kind, in one line."""
+    found = resolve(name)
+    for parameter, one in inspect.signature(found).parameters.items():
+        if one.annotation == "Any" or one.kind is inspect.Parameter.VAR_KEYWORD:
+            continue
+        given = {
+            key: None for key, other in inspect.signature(found).parameters.items() if other.default is other.empty
+        }
+        if name in ("corrmask.pl.save", "corrmask.pl.arm_colour"):
+            continue
+        with pytest.raises(InputError) as error:
+            found(**{**given, parameter: object()})
+        assert "\n" not in str(error.value)
+
+
+def test_numbers_out_of_range_are_named() -> None:
+    from corrmask import CorrMasker, GroupTable, correlation_graph, pl
+    from corrmask.modules import find_modules
+    from corrmask.rewiring import rewire
+
+    counts = sparse.csr_matrix(np.random.default_rng(0).poisson(1.0, (40, 6)).astype(np.float32))
+    graph = correlation_graph(counts, min_corr=0.0)
+    groups = GroupTable.from_graph(graph, Vocabulary(graph.var_names))
+    for call, words in (
+        (lambda: rewire(graph, -1), "rewire: 'seed' must be 0 or more, got -1"),
+        (lambda: find_modules(graph, resolution=float("nan")), "'resolution' must be positive and finite, got nan"),
+        (lambda: correlation_graph(counts, device="gpu"), "'device' must be 'cpu' or a CUDA device, got 'gpu'"),
+        (lambda: correlation_graph(counts, min_cells=10**30), "'min_cells' must be in 0"),
+        (lambda: CorrMasker(groups, gene_token_range=(-1, 5)), "'gene_token_range' must be within 0 .. 10"),
+        (lambda: pl.leakage({}), "the figure needs the report of an audit"),
+        (lambda: pl.f1_by_abundance({}), "the report has no scores"),
+        (lambda: pl.collator_speed({}), "the report has no rows"),
+    ):
+        with pytest.raises(InputError, match=words):
+            call()
