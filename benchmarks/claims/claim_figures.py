@@ -1,0 +1,214 @@
+"""The figures of the page, each from the rows of results.csv alone; None where there is nothing to draw."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from claim_statistics import by_seed, interval, paired
+from matplotlib.figure import Figure
+from study import DECISIVE, FURTHER
+
+from corrmask import pl
+
+ARMS = (*DECISIVE, *FURTHER)
+COLOURS = {arm: pl.arm_colour(arm) for arm in ARMS}
+BASELINE_LINES = {"PCA": "--", "HVG": ":", "expression": "-", "untrained": "-."}
+EndPoint = tuple[str, str, str, Sequence[str]]  # corpus, column, title, baselines
+
+
+def _panels(n: int, height: float = 3.4) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(3.4 * n, height), layout="constrained")
+    axes = figure.subplots(1, n, squeeze=False)[0]
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _default(rows: pd.DataFrame, corpus: str, column: str) -> pd.DataFrame:
+    """Rows of a corpus on all cells, with the protocol's settings, that have an end point."""
+    found = rows[(rows["corpus"] == corpus) & (rows["fraction"] == "1") & (rows["factor"] == "")]
+    return found.dropna(subset=[column])
+
+
+def _legend(figure: Figure, axes: Any) -> None:
+    """One legend below for all panels, each name once."""
+    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels())}
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside lower center", frameon=False, ncols=10, fontsize=8
+    )
+
+
+def curves(rows: pd.DataFrame, end_points: Sequence[EndPoint], path: Path) -> bool:
+    """End points against steps: means over seeds as lines, seeds as points, baselines across."""
+    shown = [one for one in end_points if (_default(rows, *one[:2])["step"] > 0).any()]
+    if not shown:
+        return False
+    figure, axes = _panels(len(shown))
+    for ax, (corpus, column, title, baselines) in zip(axes, shown):
+        found = _default(rows, corpus, column)
+        trained = found[found["step"] > 0]
+        for arm in ARMS:
+            mine = trained[trained["arm"] == arm]
+            if len(mine):
+                mean = mine.groupby("step")[column].mean()
+                ax.plot(mean.index, mean, color=COLOURS[arm], linewidth=1.6, label=arm)
+                ax.plot(mine["step"], mine[column], "o", color=COLOURS[arm], markersize=3, alpha=0.6)
+        for name in baselines:
+            value = found.loc[found["arm"] == name, column].mean()
+            if np.isfinite(value):
+                ax.axhline(value, color="#555555", linestyle=BASELINE_LINES[name], linewidth=1, label=name)
+        ax.set(xlabel="training step", title=title)
+        ax.title.set_fontsize(9)
+    _legend(figure, axes)
+    pl.save(axes[0], path)
+    return True
+
+
+def differences(rows: pd.DataFrame, end_points: Sequence[EndPoint], path: Path) -> bool:
+    """Paired differences at the last mark: seeds as points, means with 95 % t intervals as bars."""
+    pairs = [("corr", "random"), ("corr", "weighted"), ("corr", "rewired"), ("levelled", "random")]
+    pairs += [("weighted", "random"), ("rewired", "random"), ("module", "random"), ("random30", "random")]
+    drawn: dict[str, dict[tuple[str, str], Any]] = {}
+    for corpus, column, title, _ in end_points:
+        mine = rows[rows["corpus"] == corpus]
+        of = {arm: by_seed(mine, arm, column) for arm in ARMS}
+        found = {pair: paired(of[pair[0]], of[pair[1]]) for pair in pairs}
+        if any(one.n for one in found.values()):
+            drawn[title] = found
+    if not drawn:
+        return False
+    shown = [pair for pair in pairs if any(found[pair].n for found in drawn.values())]
+    _, axes = _panels(len(drawn), 0.9 + 0.3 * len(shown))
+    for ax, (title, found) in zip(axes, drawn.items()):
+        ax.axvline(0, color=pl.style.GREY, linewidth=1)
+        for place, pair in enumerate(reversed(shown)):
+            one = found[pair]
+            if not one.n:
+                continue
+            colour = COLOURS[pair[0]]
+            ax.plot(list(one.values.values()), [place] * one.n, "o", color=colour, markersize=3.5, alpha=0.6)
+            if one.low is not None:
+                ax.plot([one.low, one.high], [place, place], color=colour, linewidth=1.4)
+                ax.plot([one.mean], [place], "|", color=colour, markersize=10, markeredgewidth=2)
+        labels = [f"{one} - {other}" for one, other in reversed(shown)] if ax is axes[0] else [""] * len(shown)
+        ax.set_yticks(range(len(shown)), labels)
+        ax.set_ylim(-0.6, len(shown) - 0.4)
+        ax.set(title=title)
+        ax.title.set_fontsize(9)
+    pl.save(axes[0], path)
+    return True
+
+
+def abundance(rows: pd.DataFrame, path: Path) -> bool:
+    """F1 of each type at the last mark against its share of the training cells: means over seeds.
+
+    Types of nearly the same share are moved apart, and arms stand side by side around their type.
+    """
+    found = rows[(rows["fraction"] == "1") & (rows["factor"] == "") & rows["f1"].notna()]
+    found = found[found["step"] == found.groupby(["run", "arm"])["step"].transform("max")]
+    if not (found["step"] > 0).any():
+        return False
+    records = [
+        {"level": level, "arm": arm, "type": name, "share": share, "f1": f1}
+        for arm, text in zip(found["arm"], found["f1"])
+        for level, types in json.loads(text).items()
+        for name, (share, f1) in types.items()
+        if arm in (*ARMS, "PCA")
+    ]
+    table = pd.DataFrame(records)
+    levels = sorted(table.loc[table["arm"] != "PCA", "level"].unique(), key=["purified", "pbmc3k"].__contains__)[::-1]
+    figure, axes = _panels(len(levels), 3.9)
+    for ax, level in zip(axes, levels):
+        here = table[table["level"] == level]
+        shares = here.groupby("type")["share"].mean().sort_values()
+        places = dict(zip(shares.index, _apart(100 * shares.to_numpy())))
+        for i, arm in enumerate((*ARMS, "PCA")):
+            mean = here[here["arm"] == arm].groupby("type")["f1"].mean()
+            if len(mean):
+                baseline = arm == "PCA"
+                ax.plot(
+                    [places[name] * 10 ** (0.018 * (i - 3.5)) for name in mean.index],
+                    mean,
+                    "s" if baseline else "o",
+                    color="#555555" if baseline else COLOURS[arm],
+                    markerfacecolor="white" if baseline else COLOURS[arm],
+                    markersize=4,
+                    label=arm,
+                )
+        for name, place in places.items():
+            ax.axvline(place, color=pl.style.GREY, linewidth=0.4, zorder=0)
+            text = f"{name} ({100 * shares[name]:.2g} %)"
+            ax.text(place, 1.02, text, rotation=60, fontsize=7, transform=ax.get_xaxis_transform(), va="bottom")
+        ax.set(xscale="log", xlabel=f"{level}: share of training cells (%)", ylabel="F1", ylim=(-0.03, 1.03))
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    _legend(figure, axes)
+    pl.save(axes[0], path)
+    return True
+
+
+def _apart(shares: np.ndarray) -> list[float]:
+    """Places on a log axis that keep their order and a gap between neighbours."""
+    places: list[float] = []
+    for share in shares:
+        places.append(max(share, places[-1] * 10**0.17) if places else float(share))
+    return places
+
+
+def data_curve(rows: pd.DataFrame, column: str, title: str, path: Path) -> bool:
+    """An end point against the fraction of training cells, blood."""
+    fractions = {"1/3": 1 / 3, "1/2": 1 / 2, "1": 1.0}
+    mine = rows[rows["corpus"] == "blood"]
+    _, (ax,) = _panels(1)
+    n_points = 0
+    for arm in ("random", "weighted", "corr"):
+        scores = {part: list(by_seed(mine, arm, column, fraction=name).values()) for name, part in fractions.items()}
+        scores = {part: values for part, values in scores.items() if values}
+        n_points = max(n_points, len(scores))
+        ax.plot(list(scores), [np.mean(one) for one in scores.values()], "-", color=COLOURS[arm], label=arm)
+        for part, values in scores.items():
+            ax.plot([part] * len(values), values, "o", color=COLOURS[arm], markersize=3.5, alpha=0.6)
+    if n_points < 2:
+        return False
+    ax.set_xticks(list(fractions.values()), list(fractions))
+    ax.set(xlabel="fraction of the training cells", ylabel=title)
+    ax.legend(frameon=False)
+    pl.save(ax, path)
+    return True
+
+
+def leakage(rows: pd.DataFrame, end_points: Sequence[EndPoint], path: Path) -> bool:
+    """End points at the last mark against leakage, means over seeds, a point an arm."""
+    shown: list[tuple[EndPoint, Mapping[str, tuple[float, float]]]] = []
+    for one in end_points:
+        mine = rows[rows["corpus"] == one[0]]
+        points = {}
+        for arm in ARMS:
+            leak, score = by_seed(mine, arm, "leak_0.1_alike"), by_seed(mine, arm, one[1])
+            if leak and score:
+                points[arm] = float(np.mean(list(leak.values()))), float(np.mean(list(score.values())))
+        if len(points) > 1:
+            shown.append((one, points))
+    if not shown:
+        return False
+    figure, axes = _panels(len(shown))
+    for ax, ((_, _, title, _), points) in zip(axes, shown):
+        for arm, (leak, score) in points.items():
+            ax.plot([100 * leak], [score], "o", color=COLOURS[arm], markersize=7, label=arm)
+        ax.set(xlabel="masked genes with a visible partner,\n|r| ≥ 0.1, genes counted alike (%)", title=title)
+        ax.title.set_fontsize(9)
+    _legend(figure, axes)
+    pl.save(axes[0], path)
+    return True
+
+
+def with_interval(values: np.ndarray) -> str:
+    """A mean, and its interval over seeds where there is one."""
+    if not len(values):
+        return ""
+    low, high = interval(values)
+    return f"{values.mean():.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")

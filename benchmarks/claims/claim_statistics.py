@@ -1,0 +1,117 @@
+"""Differences paired by seed, and the verdicts that PROTOCOL.md lays down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+SEEDS = 3  # from which a verdict is given
+MARGIN = 0.01  # by which corr on a third of the cells may lie below random on all
+
+
+@dataclass(frozen=True)
+class Difference:
+    """First minus second, seed by seed.
+
+    Attributes
+    ----------
+    values
+        By seed.
+    low, high
+        95 % t interval of the mean; None for fewer than two seeds.
+    """
+
+    values: Mapping[int, float]
+    low: float | None
+    high: float | None
+
+    @property
+    def n(self) -> int:
+        """Number of seeds that both have."""
+        return len(self.values)
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return float(np.mean(list(self.values.values())))
+
+    @property
+    def above(self) -> bool:
+        """Whether the interval lies above 0."""
+        return self.low is not None and self.low > 0
+
+    @property
+    def below(self) -> bool:
+        """Whether the interval lies below 0."""
+        return self.high is not None and self.high < 0
+
+    def __str__(self) -> str:
+        """The mean, and its interval where there is one."""
+        if not self.n:
+            return "no pair yet"
+        ends = "" if self.low is None else f" [{self.low:+.3f}, {self.high:+.3f}]"
+        return f"{self.mean:+.3f}{ends} (n = {self.n})"
+
+
+def interval(values: np.ndarray) -> tuple[float | None, float | None]:
+    """95 % t interval of a mean; None, None for fewer than two values."""
+    if len(values) < 2:
+        return None, None
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
+    """Scores by seed -> their difference, over the seeds that both have."""
+    values = {seed: first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())}
+    return Difference(values, *interval(np.array(list(values.values()))))
+
+
+def by_seed(rows: pd.DataFrame, arm: str, end_point: str, *, fraction: str = "1", factor: str = "") -> dict[int, float]:
+    """Scores at the last mark of one arm's runs, by seed; runs without this end point left out."""
+    found = rows[(rows["arm"] == arm) & (rows["fraction"] == fraction) & (rows["factor"] == factor)]
+    found = found[found["step"] == found.groupby("run")["step"].transform("max")].dropna(subset=[end_point])
+    return dict(zip(found["seed"].astype(int), found[end_point].astype(float)))
+
+
+def verdict(rows: pd.DataFrame, end_point: str) -> tuple[str, dict[str, Difference]]:
+    """What the protocol says of joint masking by one end point of one corpus, and the differences it rests on."""
+    of = {arm: by_seed(rows, arm, end_point) for arm in ("random", "weighted", "levelled", "corr", "rewired", "module")}
+    pairs = [("corr", "random"), ("corr", "weighted"), ("corr", "rewired"), ("weighted", "random")]
+    pairs += [("rewired", "random"), ("levelled", "random"), ("module", "random")]
+    found = {f"{one} - {other}": paired(of[one], of[other]) for one, other in pairs}
+    decisive = [found[f"corr - {other}"] for other in ("random", "weighted", "rewired")]
+    if min(one.n for one in decisive) < SEEDS:
+        return f"open: {min(one.n for one in decisive)} of {SEEDS} seeds have all four arms that it takes", found
+    if all(one.above for one in decisive):
+        return "supported: corr lies above random, weighted and rewired", found
+    if any(one.below for one in decisive):
+        against = [name for name in list(found)[:3] if found[name].below]
+        return f"against the claim: below 0 lies {' and '.join(against)}", found
+    shared = []
+    if found["weighted - random"].above and not found["corr - weighted"].above:
+        shared.append("the gain over random is one of frequency: weighted has it")
+    if found["rewired - random"].above and not found["corr - rewired"].above:
+        shared.append("it needs no biology: rewired has it")
+    return "not supported: " + ("; ".join(shared) or "no difference is shown"), found
+
+
+def data_verdict(rows: pd.DataFrame, end_point: str) -> tuple[str, dict[str, Difference]]:
+    """The same for less data."""
+    whole = by_seed(rows, "random", end_point)
+    part = {arm: by_seed(rows, arm, end_point, fraction="1/3") for arm in ("random", "weighted", "corr")}
+    found = {f"{arm} on 1/3 - random on all": paired(of, whole) for arm, of in part.items()}
+    limited, weighted, corr = found.values()
+    n = min(one.n for one in found.values())
+    if n < SEEDS:
+        return f"open: {n} of {SEEDS} seeds have the runs that it takes", found
+    if not limited.below:
+        return "cannot be tested at this budget: random on a third is not shown to be worse than on all", found
+    if corr.low <= -MARGIN:
+        return f"not supported: corr on a third may be more than {MARGIN} below random on all", found
+    whose = "not of joint masking: weighted reaches it too" if weighted.low > -MARGIN else "of joint masking"
+    return f"supported, and {whose}", found

@@ -1,0 +1,360 @@
+"""The page of the study from results.csv: ``python benchmarks/claims/page.py`` writes docs/claims.md and its figures.
+
+Every number and every sentence about results is computed here from the rows that there are; what is missing is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import claim_figures as figures
+import numpy as np
+import pandas as pd
+from claim_figures import ARMS, EndPoint, with_interval
+from claim_statistics import SEEDS, Difference, by_seed, data_verdict, paired, verdict
+from study import BASELINES, CORPORA, DECISIVE, FACTORS, Run, runs
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+_CELLS = ("PCA", "HVG", "untrained")
+END_POINTS: dict[str, EndPoint] = {
+    "purified": ("blood", "rare_f1", "rare macro-F1, purified", _CELLS),
+    "pbmc3k": ("blood", "pbmc3k_rare_f1", "rare macro-F1, pbmc3k", _CELLS),
+    "all": ("blood", "mean_macro_f1", "macro-F1, mean of both", _CELLS),
+    "dosage": ("blood", "auroc", "AUROC, dosage-sensitive genes", ("expression", "untrained")),
+    "simulated": ("simulated", "rare_f1", "rare macro-F1, simulated", _CELLS),
+    "kang": ("kang", "rare_f1", "rare macro-F1, kang", _CELLS),
+}
+LEAST_GAIN = 0.02  # of corr over random, for a share of it to mean anything
+CAPTIONS = {
+    "curves": (
+        "Scores against training steps. Lines are means over seeds, points are single runs; dashed, dotted and "
+        "dash-dotted lines are baselines on the same cells and splits."
+    ),
+    "differences": (
+        "Differences at the last mark, paired by seed. Points are seeds; bars are 95 % t intervals, where there are "
+        "two seeds or more."
+    ),
+    "abundance": "F1 of each type at the last mark against its share of the training cells, means over seeds.",
+    "data": "Score at the last mark against the fraction of the training cells, steps alike. Points are single runs.",
+    "leakage": "Score at the last mark against leakage, means over seeds, one point an arm: seen, not tested.",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read results.csv, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=HERE / "results.csv")
+    parser.add_argument("-o", "--output", type=Path, default=ROOT / "docs" / "claims.md")
+    parser.add_argument("--format", choices=("svg", "png"), default="svg", help="of the figures")
+    options = parser.parse_args(arguments)
+    if not options.results.exists():
+        parser.error(f"{options.results} is not there: benchmarks/claims/run.py writes it")
+    rows = read(options.results)
+    images = options.output.parent / "images"
+    images.mkdir(exist_ok=True)
+    text = "\n".join(page(rows, images, options.format)).rstrip("\n") + "\n"
+    options.output.write_text(text, encoding="utf-8")
+    print(f"written: {options.output}, from {rows['run'].nunique()} runs")
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The rows, with the mean macro-F1 of both parts of the blood corpus."""
+    rows = pd.read_csv(path, dtype={"fraction": str, "factor": str})
+    rows["factor"] = rows["factor"].fillna("")
+    rows["mean_macro_f1"] = (rows["macro_f1"] + rows["pbmc3k_macro_f1"]) / 2
+    return rows
+
+
+def page(rows: pd.DataFrame, images: Path, suffix: str) -> Iterator[str]:
+    """The lines of the page; figures are drawn on the way."""
+    planned = [run for run in runs(range(SEEDS)) if run.arm != BASELINES]
+    trained = rows[rows["step"] > 0]
+    done = set(trained["run"])
+    yield "# The claims, measured"
+    yield ""
+    yield (
+        "Does masking correlated genes jointly do what it is said to do: better annotation of rare populations, "
+        "better\nprediction of dosage sensitivity, the same quality from less data? `benchmarks/claims/PROTOCOL.md` "
+        "has the arms,\ncells, end points and rules, and was written before the first run. This page is written by\n"
+        "`benchmarks/claims/page.py` from `benchmarks/claims/results.csv`; nothing on it was put in by hand."
+    )
+    yield ""
+    count = sum(run.name in done for run in planned)
+    yield f"**{count} of the {len(planned)} models of the plan are trained and scored.** {_seeds(rows)}"
+    yield ""
+    yield from _figures(rows, images, suffix)
+    yield "## What the runs say"
+    yield ""
+    yield "### Rare populations"
+    yield ""
+    for name in ("purified", "pbmc3k", "simulated", "kang"):
+        yield from _claim(rows, END_POINTS[name])
+    yield "### Dosage sensitivity"
+    yield ""
+    yield from _claim(rows, END_POINTS["dosage"])
+    yield from _genes(rows)
+    yield "### Less data"
+    yield ""
+    said, found = data_verdict(rows[rows["corpus"] == "blood"], "mean_macro_f1")
+    yield f"{END_POINTS['all'][2]} (blood): **{said}**."
+    yield ""
+    yield from _differences(found)
+    yield "### All arms"
+    yield ""
+    yield from _standing(rows)
+    yield from _leakage(trained)
+    yield from _factors(rows)
+    yield "## What is missing"
+    yield ""
+    yield from _missing(planned, done)
+    yield "## What it does not show"
+    yield ""
+    yield from _limits(rows)
+    yield "## Again"
+    yield ""
+    yield "The first line does the runs that `results.csv` lacks, going on where it was stopped."
+    yield ""
+    yield "```bash"
+    yield "python benchmarks/claims/run.py --data FOLDER"
+    yield "python benchmarks/claims/page.py"
+    yield "```"
+    yield ""
+    yield from _how(trained)
+
+
+def _seeds(rows: pd.DataFrame) -> str:
+    """How many seeds are whole."""
+    whole = {}
+    for corpus in CORPORA:
+        mine = rows[rows["corpus"] == corpus]
+        whole[corpus] = len(set.intersection(*(set(by_seed(mine, arm, "macro_f1")) for arm in DECISIVE)))
+    said = f"Seeds with all of {', '.join(DECISIVE)}: " + ", ".join(f"{n} on {corpus}" for corpus, n in whole.items())
+    if min(whole.values()) >= SEEDS:
+        return f"{said}."
+    return f"{said}. With fewer than {SEEDS} nothing is decided: what stands below are observations."
+
+
+def _figures(rows: pd.DataFrame, images: Path, suffix: str) -> Iterator[str]:
+    """Each figure that there is data for, with its caption; the others by name."""
+    blood = [END_POINTS[name] for name in ("purified", "pbmc3k", "all", "dosage")]
+    others = [END_POINTS[name] for name in ("simulated", "kang")]
+    drawing = {
+        "curves": lambda path: figures.curves(rows, blood, path),
+        "differences": lambda path: figures.differences(rows, blood, path),
+        "abundance": lambda path: figures.abundance(rows, path),
+        "data": lambda path: figures.data_curve(rows, "mean_macro_f1", END_POINTS["all"][2], path),
+        "leakage": lambda path: figures.leakage(rows, [*blood, *others], path),
+        "curves-others": lambda path: figures.curves(rows, others, path),
+        "differences-others": lambda path: figures.differences(rows, others, path),
+    }
+    missing = []
+    for name, draw in drawing.items():
+        path = images / f"claims-{name}.{suffix}"
+        if not draw(path):
+            path.unlink(missing_ok=True)
+            missing.append(name)
+            continue
+        caption = CAPTIONS[name.removesuffix("-others")]
+        yield f"```{{figure}} images/{path.name}"
+        yield f":alt: {caption.split('.')[0]}"
+        yield ""
+        yield caption
+        yield "```"
+        yield ""
+    if missing:
+        yield f"Not drawn yet, for want of runs: {', '.join(missing)}."
+        yield ""
+
+
+def _claim(rows: pd.DataFrame, end_point: EndPoint) -> Iterator[str]:
+    """The verdict on one end point, and what it rests on."""
+    corpus, column, title, _ = end_point
+    said, found = verdict(rows[rows["corpus"] == corpus], column)
+    if not any(one.n for one in found.values()):
+        yield f"{title}: no runs yet."
+        yield ""
+        return
+    yield f"{title}: **{said}**."
+    yield ""
+    yield from _differences(found)
+    yield from _shared(found)
+
+
+def _shared(found: Mapping[str, Difference]) -> Iterator[str]:
+    """How much of corr's gain over random its controls have, where there is a gain."""
+    gain = found["corr - random"]
+    shares = {}
+    for control in ("weighted", "rewired", "levelled"):
+        other = found[f"{control} - random"]
+        if other.n and other.values.keys() == gain.values.keys() and gain.mean > LEAST_GAIN:
+            shares[control] = other.mean / gain.mean
+    if shares:
+        said = ", ".join(f"{control} {share:.0%}" for control, share in shares.items())
+        yield f"Of the gain of corr over random, controls of the same {_counted(gain.n, 'seed')} have: {said}."
+        yield ""
+
+
+def _counted(n: int, name: str) -> str:
+    return f"{n} {name}{'' if n == 1 else 's'}"
+
+
+def _differences(found: Mapping[str, Difference]) -> Iterator[str]:
+    found = {name: one for name, one in found.items() if one.n}
+    if not found:
+        return
+    yield "| difference | mean over seeds [95 % interval] | seeds above 0 |"
+    yield "|---|---|---|"
+    for name, one in found.items():
+        yield f"| {name} | {one} | {sum(value > 0 for value in one.values.values())} of {one.n} |"
+    yield ""
+
+
+def _genes(rows: pd.DataFrame) -> Iterator[str]:
+    """Against expression level alone; and how wide the choice of genes makes it."""
+    blood = rows[rows["corpus"] == "blood"]
+    for arm in ("corr", "random"):
+        against = paired(by_seed(blood, arm, "auroc"), by_seed(blood, "expression", "auroc"))
+        if against.n:
+            speaks = arm == "corr" and against.n >= SEEDS and against.mean <= 0
+            yield f"- {arm} - expression level alone: {against}{': against the claim' if speaks else ''}."
+    last = blood[(blood["arm"] == "corr") & (blood["factor"] == "") & (blood["fraction"] == "1")]
+    if len(last):
+        one = last.iloc[-1]
+        classes = ", ".join(f"{number} {name}" for name, number in json.loads(one["genes"]).items())
+        yield (
+            f"- The choice of genes ({classes}) alone leaves corr's AUROC of {one['auroc']:.3f} (seed {one['seed']}) "
+            f"between {one['auroc_low']:.3f} and {one['auroc_high']:.3f}; intervals over seeds do not hold it."
+        )
+        yield ""
+
+
+def _last(rows: pd.DataFrame, arm: str, end_point: EndPoint) -> np.ndarray:
+    """Scores at the last mark over seeds."""
+    corpus, column, *_ = end_point
+    return np.array(list(by_seed(rows[rows["corpus"] == corpus], arm, column).values()))
+
+
+def _standing(rows: pd.DataFrame) -> Iterator[str]:
+    """Arms and baselines on each end point, and the better of each."""
+    shown = [one for one in END_POINTS.values() if any(len(_last(rows, arm, one)) for arm in ARMS)]
+    if not shown:
+        yield "No model is trained yet."
+        yield ""
+        return
+    yield "At the last mark, means over the seeds that there are [95 % t interval for two or more]:"
+    yield ""
+    yield "| | " + " | ".join(title for _, _, title, _ in shown) + " |"
+    yield "|---" * (len(shown) + 1) + "|"
+    for arm in (*ARMS, "untrained", "PCA", "HVG", "expression"):
+        cells = [with_interval(_last(rows, arm, one)) for one in shown]
+        if any(cells):
+            yield f"| {arm} | " + " | ".join(cells) + " |"
+    yield ""
+    for one in shown:
+        means = {arm: float(found.mean()) for arm in (*ARMS, *one[3]) if len(found := _last(rows, arm, one))}
+        arms, baselines = ([name for name in means if name in names] for names in (ARMS, one[3]))
+        if arms and baselines:
+            arm, baseline = max(arms, key=means.__getitem__), max(baselines, key=means.__getitem__)
+            gap = means[arm] - means[baseline]
+            yield (
+                f"- {one[2]}: the best arm ({arm}) lies {abs(gap):.3f} {'above' if gap > 0 else 'below'} the best "
+                f"baseline ({baseline})."
+            )
+    yield ""
+
+
+def _leakage(trained: pd.DataFrame) -> Iterator[str]:
+    """What each arm leaks on blood."""
+    mine = trained[(trained["corpus"] == "blood") & (trained["fraction"] == "1") & (trained["factor"] == "")]
+    columns = ["leak_0.1", "leak_0.1_alike", "leak_0.3", "leak_0.3_alike"]
+    means = mine.groupby("arm")[columns].mean()
+    if not len(means):
+        return
+    yield "Masked genes with a visible partner on held-out blood cells, as masked and with all genes counted alike:"
+    yield ""
+    yield "| | r of 0.1 or more, as masked | counted alike | r of 0.3 or more, as masked | counted alike |"
+    yield "|---|---|---|---|---|"
+    for arm in ARMS:
+        if arm in means.index:
+            yield f"| {arm} | " + " | ".join(f"{100 * value:.1f} %" for value in means.loc[arm]) + " |"
+    yield ""
+
+
+def _factors(rows: pd.DataFrame) -> Iterator[str]:
+    """Each factor that has runs: corr against the protocol's corr, and against weighted with the same factor."""
+    blood = rows[rows["corpus"] == "blood"]
+    column, title = END_POINTS["purified"][1:3]
+    lines = []
+    for factor in FACTORS:
+        corr = by_seed(blood, "corr", column, factor=factor)
+        if corr:
+            usual, weighted = by_seed(blood, "corr", column), by_seed(blood, "weighted", column, factor=factor)
+            lines.append(f"| {factor} | {paired(corr, usual)} | {paired(corr, weighted)} |")
+    if lines:
+        yield "### One factor at a time"
+        yield ""
+        yield f"| {title} | corr - corr as it is | corr - weighted, both with it |"
+        yield "|---|---|---|"
+        yield from lines
+        yield ""
+
+
+def _missing(planned: list[Run], done: set[str]) -> Iterator[str]:
+    """Runs of the plan that are not there, by corpus and kind."""
+    groups: dict[str, list[Run]] = {}
+    for run in planned:
+        kind = run.factor or (f"fraction {run.fraction}" if run.fraction != 1 else "all cells")
+        groups.setdefault(f"{run.corpus}, {kind}", []).append(run)
+    left = {name: [run for run in mine if run.name not in done] for name, mine in groups.items()}
+    if not any(left.values()):
+        yield "Nothing of the plan."
+    for name, mine in left.items():
+        if mine:
+            by_arm = {arm: [str(run.seed) for run in mine if run.arm == arm] for arm in ARMS}
+            whole = len(mine) == len(groups[name])
+            said = "; ".join(f"{arm} {', '.join(seeds)}" for arm, seeds in by_arm.items() if seeds)
+            which = "" if whole else f": {said}"
+            yield f"- {name}: {'all ' if whole else ''}{len(mine)} runs{which}"
+    yield "- end points by fine-tuning: the package has none"
+    yield ""
+
+
+def _limits(rows: pd.DataFrame) -> Iterator[str]:
+    """What cannot be read off it."""
+    trained = rows[rows["step"] > 0]
+    if len(trained):
+        one = trained[trained["factor"] == ""].iloc[-1]
+        settings = json.loads(one["settings"])
+        yield (
+            f"- Anything about large models or large corpora: these have {int(one['parameters']):,} parameters, "
+            f"{settings['layers']} layers, and saw {settings['steps'] * settings['batch_size']:,} cells."
+        )
+    yield "- Intervals of three seeds are wide: what is not shown may be there."
+    yield "- Blood alone, and one simulation: nothing about other tissues."
+    yield "- Where all arms lie below plain principal components, a difference between arms says little of use."
+    yield (
+        "- An arm above principal components or variable genes is no proof of use: these are fitted on the labelled "
+        "training cells alone, the models on all cells of the corpus."
+    )
+    yield "- The paper's own rules and models: they are not public; arms and graph are those of this package."
+    yield ""
+
+
+def _how(trained: pd.DataFrame) -> Iterator[str]:
+    """Times and machines."""
+    if not len(trained):
+        return
+    one = trained.drop_duplicates("run")
+    usual = one[(one["corpus"] == "blood") & (one["factor"] == "")]["cpu_seconds"] / 60
+    if len(usual):
+        machine = one["machine"].iloc[-1].split(",")[0]
+        yield f"A run on blood took {usual.min():.0f} to {usual.max():.0f} CPU minutes, on {machine}."
+    yield f"Commits: {', '.join(sorted(one['commit'].unique()))}."
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""The study of the claims: its plan, a rehearsal on simulated cells that is interrupted, its statistics, its page."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("datasets")
+pytest.importorskip("sklearn")
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks" / "claims"
+NAMES = ("study", "claim_cells", "claim_scores", "claim_statistics", "claim_figures", "run", "page")
+CHANGING = ("cpu_seconds", "train_cpu_seconds", "finished")  # of a run that is done again
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[dict[str, ModuleType]]:
+    """The modules of the study by name; they are no package."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        for name in NAMES:
+            patch.delitem(importlib.import_module("sys").modules, name, raising=False)
+        yield {name: importlib.import_module(name) for name in NAMES}
+
+
+def rehearse(scripts: dict[str, ModuleType], folder: Path, *names: str) -> list[dict[str, str]]:
+    """Do runs of the rehearsal; the rows that there are then."""
+    folder.mkdir(exist_ok=True)
+    options = [
+        "--rehearse",
+        "--results",
+        str(folder / "results.csv"),
+        "--work",
+        str(folder / "work"),
+        "--device",
+        "cpu",
+    ]
+    scripts["run"].main([*options, "--only", *names])
+    return scripts["run"].read_rows(folder / "results.csv")
+
+
+def test_the_plan_pairs_its_arms(scripts: dict[str, ModuleType]) -> None:
+    study = scripts["study"]
+    planned = list(study.runs(range(3)))
+    assert len({run.name for run in planned}) == len(planned)
+    assert [run.name for run in planned[:6]] == [
+        f"blood-{arm}-0" for arm in ("baselines", "random", "corr", "weighted", "rewired", "levelled")
+    ]
+    kinds: dict[Any, list[Any]] = {}
+    for run in planned:
+        if run.arm != study.BASELINES:
+            run.settings(study.PROTOCOL).check()
+            kinds.setdefault((run.corpus, run.seed, run.fraction, run.factor), []).append(run)
+    for runs in kinds.values():
+        shared = [
+            {**run.settings(study.PROTOCOL).to_dict(), "mask": None, "rate": None} | {"graph": run.graph}
+            for run in runs
+        ]
+        assert all(one == shared[0] for one in shared), "arms differ by their mask and rate alone"
+    for factor in study.FACTORS:
+        changed, usual = study.Run("blood", "corr", 0, factor=factor), study.Run("blood", "corr", 0)
+        same = changed.settings(study.PROTOCOL) == usual.settings(study.PROTOCOL) and changed.graph == usual.graph
+        assert not same, factor
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "simulated-corr-0"
+    whole = rehearse(scripts, tmp_path / "whole", name, "simulated-random-0")
+    assert [(row["run"], row["step"]) for row in whole] == [
+        (f"simulated-{arm}-0", step) for arm in ("random", "corr") for step in "2468"
+    ]
+    random, corr = whole[:4], whole[4:]
+    assert float(corr[-1]["leak_0.1_alike"]) < float(random[-1]["leak_0.1_alike"]) - 0.1
+    assert float(corr[-1]["val_loss"]) < float(corr[0]["val_loss"]) < math.log(1004) + 0.1
+    assert all(0 < float(row["macro_f1"]) < 1 and row["auroc"] == "" for row in whole)
+    assert len({row["macro_f1"] for row in whole}) > 2
+
+    folder = tmp_path / "stopped"
+    real = scripts["run"].Work.progress
+
+    def stop(self: Any, stage: str, done: int, total: int) -> None:
+        real(self, stage, done, total)
+        if (stage, done) == ("pretrain", 5):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scripts["run"].Work, "progress", stop)
+        with pytest.raises(KeyboardInterrupt):
+            rehearse(scripts, folder, name)
+    assert scripts["run"].read_rows(folder / "results.csv") == []
+    kept = [step for step, _ in scripts["run"].checkpoints(folder / "work" / name / "model")]
+    assert kept == [2, 4]
+    resumed = []
+
+    def note(self: Any, stage: str, done: int, total: int) -> None:
+        real(self, stage, done, total)
+        if stage == "pretrain":
+            resumed.append(done)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scripts["run"].Work, "progress", note)
+        again = rehearse(scripts, folder, name)
+    assert resumed == [4, 5, 6, 7, 8]
+    assert [{**row, **dict.fromkeys(CHANGING)} for row in again] == [{**row, **dict.fromkeys(CHANGING)} for row in corr]
+    assert not (folder / "work" / name).exists()
+    before = (folder / "results.csv").read_bytes()
+    rehearse(scripts, folder, name)
+    assert (folder / "results.csv").read_bytes() == before, "what is done is left"
+
+
+def test_the_page_says_what_there_is_and_what_is_missing(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    rows = rehearse(scripts, tmp_path, "simulated-baselines-0", "simulated-weighted-0", "simulated-random-0")
+    assert {row["arm"] for row in rows} == {"untrained", "PCA", "HVG", "random", "weighted"}
+    output = tmp_path / "claims.md"
+    scripts["page"].main(["--results", str(tmp_path / "results.csv"), "-o", str(output)])
+    text = output.read_text()
+    assert "**2 of the 159 models of the plan" in text
+    assert "open: 0 of 3 seeds" in text
+    last = {row["arm"]: float(row["rare_f1"]) for row in rows if row["step"] in ("0", "8")}
+    assert f"| weighted - random | {last['weighted'] - last['random']:+.3f} (n = 1) |" in text
+    assert "- blood, all cells: all 21 runs" in text
+    assert "- simulated, all cells: 19 runs: random 1, 2; corr 0, 1, 2; weighted 1, 2;" in text
+    drawn = {path.name for path in (tmp_path / "images").iterdir()}
+    assert "claims-curves-others.svg" in drawn
+    assert all((f"images/{name}" in text) for name in drawn)
+    assert "claims-data.svg" not in drawn, "no fraction has runs"
+    assert "for want of runs: curves, differences, data" in text
+
+
+def test_what_trains_is_rare_and_what_is_tested_is_unseen(scripts: dict[str, ModuleType], data_dir: Path) -> None:
+    read, budget = scripts["claim_cells"].read_cells, scripts["study"].REHEARSAL
+    for corpus, level in (("blood", "purified"), ("kang", "kang")):
+        obs = read(corpus, 1, data_dir, budget).obs
+        mine = obs[obs["level"] == level]
+        assert not mine.loc[mine["role"] == "test", "corpus"].any()
+        train = mine.loc[mine["role"] == "train", "cell_type"].value_counts(normalize=True)
+        test = mine.loc[mine["role"] == "test", "cell_type"].value_counts()
+        for name, share in scripts["claim_cells"].THINNED[level].items():
+            assert train[name] == pytest.approx(share, rel=0.1)
+            assert test[name] > 20
+        rare = scripts["claim_cells"].RARE[level]
+        assert set(rare) < set(train.index)
+    assert obs.loc[obs["role"] == "test", "source"].nunique() == 1, "one donor is left out"
+
+
+def table(scores: dict[str, list[float]], **columns: Any) -> Any:
+    """Rows of results, a seed for each score, at the last of two marks."""
+    import pandas as pd
+
+    rows = [
+        {"run": f"{arm}-{seed}", "arm": arm, "seed": seed, "step": step, "score": one if step == 8 else -9.0}
+        for arm, values in scores.items()
+        for seed, one in enumerate(values)
+        for step in (4, 8)
+    ]
+    return pd.DataFrame(rows).assign(fraction="1", factor="", **columns)
+
+
+CASES = {
+    "supported": {"random": 0.5, "weighted": 0.6, "rewired": 0.6, "corr": 0.8},
+    "not supported: the gain over random is one of frequency": {
+        "random": 0.5,
+        "weighted": 0.8,
+        "rewired": 0.6,
+        "corr": 0.8,
+    },
+    "not supported: it needs no biology": {"random": 0.5, "weighted": 0.5, "rewired": 0.8, "corr": 0.8},
+    "against the claim: below 0 lies corr - weighted": {"random": 0.5, "weighted": 0.9, "rewired": 0.6, "corr": 0.8},
+    "not supported: no difference is shown": {"random": 0.5, "weighted": 0.5, "rewired": 0.5, "corr": 0.5},
+}
+
+
+@pytest.mark.parametrize("expected", CASES)
+def test_verdicts(scripts: dict[str, ModuleType], expected: str) -> None:
+    noise = {arm: np.array([-1, 0, 1]) * 0.01 * k for k, arm in enumerate(("random", "weighted", "rewired", "corr"), 1)}
+    rows = table({arm: list(mean + noise[arm]) for arm, mean in CASES[expected].items()})
+    said, _ = scripts["claim_statistics"].verdict(rows, "score")
+    assert said.startswith(expected)
+    said, _ = scripts["claim_statistics"].verdict(rows[rows["run"] != "weighted-1"], "score")
+    assert said.startswith("open: 2 of 3 seeds")
+
+
+def test_intervals_are_of_paired_seeds(scripts: dict[str, ModuleType]) -> None:
+    found = scripts["claim_statistics"].paired({0: 1.5, 1: 2.5, 2: 3.5, 7: 0.0}, {0: 0.5, 1: 0.5, 2: 0.5, 3: 9.0})
+    assert (found.n, found.mean) == (3, 2.0)
+    assert (found.low, found.high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), abs=1e-5)
+    alone = scripts["claim_statistics"].paired({0: 1.0}, {0: 0.0})
+    assert (alone.low, alone.above, alone.below) == (None, False, False)
+
+
+@pytest.mark.parametrize(
+    ("third", "expected"),
+    [
+        ({"random": 0.79, "weighted": 0.79, "corr": 0.85}, "cannot be tested"),
+        ({"random": 0.6, "weighted": 0.7, "corr": 0.7}, "not supported"),
+        ({"random": 0.6, "weighted": 0.9, "corr": 0.9}, "supported, and not of joint masking"),
+        ({"random": 0.6, "weighted": 0.7, "corr": 0.9}, "supported, and of joint masking"),
+    ],
+)
+def test_verdicts_on_less_data(scripts: dict[str, ModuleType], third: dict[str, float], expected: str) -> None:
+    import pandas as pd
+
+    spread = np.array([-0.01, 0.0, 0.012])
+    whole = table({"random": list(0.8 + spread)})
+    part = table({arm: list(mean - spread) for arm, mean in third.items()}).assign(fraction="1/3")
+    part["run"] += "-1of3"
+    said, _ = scripts["claim_statistics"].data_verdict(pd.concat([whole, part], ignore_index=True), "score")
+    assert said.startswith(expected)
