@@ -42,7 +42,7 @@ from corrmask.bench.machine import cpu_model
 from corrmask.corpus import Corpus, split_cells
 from corrmask.errors import InputError
 from corrmask.files import replacing, write_h5ad
-from corrmask.graph import GeneGraph
+from corrmask.gene_graph import GeneGraph
 from corrmask.model import build_model, choose_device, save_model
 from corrmask.tokenization import tokenize
 from corrmask.training import Settings, pretrain
