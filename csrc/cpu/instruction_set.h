@@ -1,5 +1,5 @@
-// The instructions that the masking kernels use: the best that the machine has, or no more than CORRMASK_INSTRUCTIONS
-// says (plain, avx2, avx512), which lets the tests see each of them.
+// The instructions that masking, ranking and binning use: the best that the machine has, or no more than
+// CORRMASK_INSTRUCTIONS says (plain, avx2, avx512), which lets the tests see each of them.
 #pragma once
 
 #include <cstdlib>
