@@ -6,7 +6,6 @@
 #include "../portable/philox.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
-#define CORRMASK_HAS_AVX2_BUILD 1
 #define CORRMASK_AVX2 __attribute__((target("avx2")))
 
 #include <immintrin.h>

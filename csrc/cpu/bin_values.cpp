@@ -5,46 +5,26 @@
 #include <vector>
 
 #include "../portable/value_binning.h"
-#include "avx2_machine.h"
-#include "avx512_machine.h"
 #include "csr_rows.h"
-#include "instruction_set.h"
 #include "large_pages.h"
+#include "machines.h"
 #include "rank_sort.h"
 
 namespace corrmask {
 
 namespace {
 
-using DrawAtEach = void (*)(const CellDraws&, Stream, WordBatch&, int n);
-
-DrawAtEach draw_for_this_machine(const char* op) {
-#ifdef CORRMASK_HAS_AVX2_BUILD
-  switch (instruction_set(op)) {
-    case InstructionSet::kAvx512:
-      return &Avx512Machine::at_each;
-    case InstructionSet::kAvx2:
-      return &Avx2Machine::at_each;
-    case InstructionSet::kPlain:
-      break;
-  }
-#endif
-  return [](const CellDraws& draws, Stream stream, WordBatch& words, int n) {
-    PlainMachine::at_each(draws, stream, words, n);
-  };
-}
-
 // Spreads the values at `places`, n that are equal, over the bins between below and up_to.
-template <class Index>
-void spread(const uint32_t* places, int64_t n, const Index* column, int64_t below, int64_t up_to,
-            const CellDraws& draws, DrawAtEach draw, int32_t* bins) {
+template <class Machine, class Index>
+CORRMASK_HOST_DEVICE void spread(const uint32_t* places, int64_t n, const Index* column, int64_t below, int64_t up_to,
+                                 const CellDraws& draws, int32_t* bins) {
   WordBatch words;
   for (int64_t first = 0; first < n; first += kDrawBatch) {
     const int n_drawn = static_cast<int>(std::min<int64_t>(kDrawBatch, n - first));
     for (int lane = 0; lane < kDrawBatch; ++lane) {
       words.w2[lane] = lane < n_drawn ? static_cast<uint32_t>(column[places[first + lane]]) : 0;
     }
-    draw(draws, kStreamBinning, words, n_drawn);
+    Machine::at_each(draws, kStreamBinning, words, n_drawn);
     for (int lane = 0; lane < n_drawn; ++lane) bins[places[first + lane]] = bin_of(below, up_to, words.w0[lane]);
   }
 }
@@ -60,8 +40,7 @@ struct BinCell {
   // Returns false where a value is negative or not finite.
   template <InstructionSet kSet>
   CORRMASK_HOST_DEVICE static bool run(const Index* column, const Value* value, int64_t n_entries, int64_t n_bins,
-                                       const CellDraws& draws, DrawAtEach draw, BinSpace& space,
-                                       int32_t* __restrict bins) {
+                                       const CellDraws& draws, BinSpace& space, int32_t* __restrict bins) {
     space.ranks.hold(n_entries);
     uint64_t* __restrict keys = space.ranks.keys.data();
     KeyRange range;
@@ -93,7 +72,7 @@ struct BinCell {
       const int64_t first = i;
       if (up_to - below > 1) {
         while (i < n && value_at(i) == x) ++i;
-        spread(order + first, i - first, column, below, up_to, draws, draw, bins);
+        spread<typename MachineOf<kSet>::Type>(order + first, i - first, column, below, up_to, draws, bins);
       } else {  // no draws: up to the next edge, or behind all that equal this one
         const double end = up_to < n_edges ? edges[up_to] : std::numeric_limits<double>::infinity();
         const bool on_edge = up_to > below;
@@ -127,7 +106,6 @@ Tensor bin_values_cpu(const Tensor& indptr, const Tensor& indices, const Tensor&
   Tensor bins = torch::stable::empty({indices.size(0)}, ScalarType::Int);
   int32_t* bin = mutable_data<int32_t>(bins);
   ask_for_large_pages(bin, bins.numel() * static_cast<int64_t>(sizeof *bin));
-  const DrawAtEach draw = draw_for_this_machine(kOp);
   with_index_type(indices, kOp, "indices", [&](auto index_zero) {
     with_value_type(values, kOp, "values", [&](auto value_zero) {
       using Index = decltype(index_zero);
@@ -141,7 +119,7 @@ Tensor bin_values_cpu(const Tensor& indptr, const Tensor& indices, const Tensor&
         for (int64_t i = begin; i < end; ++i) {
           const int64_t first = row_start[i], n_entries = row_start[i + 1] - first;
           const CellDraws draws(seed_value, static_cast<uint64_t>(cell[i]), epoch_value);
-          if (!bin_cell(column + first, value + first, n_entries, n_bins, draws, draw, space, bin + first)) {
+          if (!bin_cell(column + first, value + first, n_entries, n_bins, draws, space, bin + first)) {
             faulty_row = i;
           }
         }

@@ -5,9 +5,8 @@
 #include <vector>
 
 #include "../portable/token_rows.h"
-#include "avx2_machine.h"
-#include "avx512_machine.h"
-#include "instruction_set.h"
+#include "machines.h"
+#include "versions.h"
 
 namespace corrmask {
 
@@ -115,35 +114,14 @@ CORRMASK_HOST_DEVICE Faults sample_rows(const TokenRows<Token>& rows, int64_t be
 }
 
 template <class Token>
-Faults sample_rows_plain(const TokenRows<Token>& rows, int64_t begin, int64_t end, const GroupTable& table,
-                         const SamplingParameters& parameters, const CorruptionParameters& corruption) {
-  return sample_rows<PlainMachine>(rows, begin, end, table, parameters, corruption);
-}
-
-#ifdef CORRMASK_HAS_AVX2_BUILD
-template <class Token>
-CORRMASK_AVX2 Faults sample_rows_avx2(const TokenRows<Token>& rows, int64_t begin, int64_t end, const GroupTable& table,
-                                      const SamplingParameters& parameters, const CorruptionParameters& corruption) {
-  return sample_rows<Avx2Machine>(rows, begin, end, table, parameters, corruption);
-}
-
-template <class Token>
-CORRMASK_AVX512 Faults sample_rows_avx512(const TokenRows<Token>& rows, int64_t begin, int64_t end,
-                                          const GroupTable& table, const SamplingParameters& parameters,
-                                          const CorruptionParameters& corruption) {
-  return sample_rows<Avx512Machine>(rows, begin, end, table, parameters, corruption);
-}
-#endif
-
-template <class Token>
-auto sample_rows_for_this_machine(const char* op) {
-  const InstructionSet chosen = instruction_set(op);
-#ifdef CORRMASK_HAS_AVX2_BUILD
-  if (chosen == InstructionSet::kAvx512) return &sample_rows_avx512<Token>;
-  if (chosen == InstructionSet::kAvx2) return &sample_rows_avx2<Token>;
-#endif
-  return &sample_rows_plain<Token>;
-}
+struct SampleRows {
+  template <InstructionSet kSet>
+  CORRMASK_HOST_DEVICE static Faults run(const TokenRows<Token>& rows, int64_t begin, int64_t end,
+                                         const GroupTable& table, const SamplingParameters& parameters,
+                                         const CorruptionParameters& corruption) {
+    return sample_rows<typename MachineOf<kSet>::Type>(rows, begin, end, table, parameters, corruption);
+  }
+};
 
 }  // namespace
 
@@ -176,7 +154,7 @@ void CellBatch::run(const char* op, int32_t* owners, const CorruptionParameters&
                                 owners,
                                 static_cast<Token*>(corrupted),
                                 labels};
-    const auto sample = sample_rows_for_this_machine<Token>(op);
+    const auto sample = for_this_machine<SampleRows<Token>>(op);
     torch::stable::parallel_for(0, n_cells, 4, [&](int64_t begin, int64_t end) {
       const Faults faults = sample(rows, begin, end, table, parameters, corruption);
       if (faults.kinds == kSound) return;
