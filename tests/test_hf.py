@@ -380,6 +380,16 @@ def test_a_trainer_learns(tmp_path: Path, quiet_datasets: Any) -> None:
     assert np.mean(losses[-BATCHES:]) < math.log(N_GENES) - 0.4
 
 
+def check_continues(uninterrupted: tuple[Any, Any], resumed: tuple[Any, Any], step: int) -> None:
+    """From `step` on the batches that both were given are equal, and in the end the weights: bit for bit."""
+    (whole, given), (other, again) = uninterrupted, resumed
+    assert len(again) == len(given) - step
+    for wanted, got in zip(given[step:], again, strict=True):
+        assert all(torch.equal(wanted[name], got[name]) for name in NAMES)
+    for name, weights in whole.model.state_dict().items():
+        assert torch.equal(weights, other.model.state_dict()[name]), name
+
+
 @pytest.mark.usefixtures("quiet_trainer")
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, quiet_datasets: Any) -> None:
     cells = quiet_datasets.Dataset.from_list(EXAMPLES)
@@ -387,11 +397,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, quiet_datasets: 
     check_epochs(given, 3)
     for step in (9, 12):  # in the middle of an epoch of 6 steps, and at its end
         resumed, again = train(tmp_path / "again", cells, resume=str(tmp_path / f"checkpoint-{step}"))
-        assert len(again) == len(given) - step
-        for wanted, got in zip(given[step:], again, strict=True):
-            assert all(torch.equal(wanted[name], got[name]) for name in NAMES)
-        for name, weights in whole.model.state_dict().items():
-            assert torch.equal(weights, resumed.model.state_dict()[name]), name
+        check_continues((whole, given), (resumed, again), step)
 
 
 @pytest.mark.usefixtures("quiet_trainer")
@@ -438,11 +444,7 @@ def test_a_run_over_a_stream_is_resumed(tmp_path: Path, quiet_datasets: Any, wor
         assert places == [[*range(4)], [*range(5, 9)], [*range(10, 14)], [*range(15, 18)]]
     for step in (4, 12):  # within the first pass, and in the third
         resumed, again = train(tmp_path / "again", cells, resume=str(tmp_path / f"checkpoint-{step}"), **options)
-        assert len(again) == len(given) - step
-        for wanted, got in zip(given[step:], again, strict=True):
-            assert all(torch.equal(wanted[name], got[name]) for name in NAMES)
-        for name, weights in whole.model.state_dict().items():
-            assert torch.equal(weights, resumed.model.state_dict()[name]), name
+        check_continues((whole, given), (resumed, again), step)
 
 
 @pytest.mark.usefixtures("quiet_trainer")
