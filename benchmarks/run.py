@@ -30,7 +30,7 @@ def main() -> None:
             if status.returncode:
                 raise SystemExit(f"pytest gave {status.returncode}: nothing is written")
             document = json.loads(path.read_text())
-    options.output.write_text("\n".join(report(document)) + "\n\n" + (FOLDER / "NOTES.md").read_text())
+    options.output.write_text("\n".join(report(document)) + "\n")
     print(f"written: {options.output}")
 
 
@@ -42,6 +42,7 @@ def report(document: dict[str, Any]) -> Iterator[str]:
     yield "# Results"
     yield ""
     yield "Written by `python benchmarks/run.py`; medians of one run, every result checked before it was timed."
+    yield "What was tried, and what did not help, stands in [NOTES.md](NOTES.md)."
     yield ""
     yield f"- {document['datetime'][:10]}, commit {commit['id'][:12]}{' (with changes)' if commit['dirty'] else ''}"
     yield f"- {machine['cpu']}, {machine['cores']} cores, {cache}, {machine['memory_bytes'] / 1e9:.0f} GB of memory"
