@@ -158,7 +158,7 @@ class Source:
             counts.check(name=self.name, start=start, normalized=self.normalized)
             return Chunk(counts, self.reader.obs(columns, start, start + counts.shape[0]), start)
         check_counts(counts, name=self.name, start=start, normalized=self.normalized)
-        if not (is_ascending(counts) or counts.has_canonical_format):
+        if not is_ascending(counts):
             counts = counts.copy()  # summing sorts in place, and this memory may be the user's
             counts.sum_duplicates()
         return Chunk(counts, self.reader.obs(columns, start, start + counts.shape[0]), start)
