@@ -1,8 +1,8 @@
 """Everything that only a GPU can show, in one run: ``python benchmarks/gpu_gate.py``.
 
-Builds the operators (or takes those that are built), runs the tests that need a GPU, a short set of them under
-compute-sanitizer, and the kernels beside their peers; writes RESULTS-gpu.md from what it measured. Without an NVIDIA
-GPU it says so and exits with 3; with 1 where a step failed, and then nothing is written.
+Builds the operators (or takes those that are built), runs the tests that need a GPU and, beside them, a short set under
+compute-sanitizer; then, alone, the kernels beside their peers; writes RESULTS-gpu.md from what it measured. Without an
+NVIDIA GPU it says so and exits with 3; with 1 where a step failed, after all of them, and then nothing is written.
 """
 
 from __future__ import annotations
@@ -14,20 +14,27 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
+TESTS = ["tests/test_cuda.py", "tests/test_packing.py", "tests/test_loader.py"]
+# Other versions of other packages warn of other things.
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
 # A few of each kernel: the sanitizer makes them about a hundred times as slow.
 SANITIZED = ["opcheck", "what_cannot_be_raised_for", "ranks_equal_the_cpu and 500", "bins_equal_the_cpu and 500"]
 SANITIZED += ["a_small_gram and 900", "gathered"]
 MOST_SECONDS = 480
+LIMIT = 200  # seconds of a step that may hang
+failed: list[str] = []  # titles of steps
 
 
 def main() -> None:
-    """Run the steps in order; stop at the first that fails."""
+    """Run the steps: those without a clock side by side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=FOLDER / "RESULTS-gpu.md")
     parser.add_argument("--no-build", action="store_true", help="take the libraries that are there")
@@ -38,37 +45,39 @@ def main() -> None:
         raise SystemExit(3)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     sys.path.insert(0, str(ROOT))
-    lines: list[str] = []
     started = time.perf_counter()
-    steps = {"tests": tests, "sanitizer": sanitizer, "benchmarks": benchmarks}
     if not options.no_build and options.only is None:
         build()
-    for name, step in steps.items():
-        if options.only in (None, name):
-            lines += step()
+    checks = [step for step in (tests, sanitizer) if options.only in (None, step.__name__)]
+    with ThreadPoolExecutor() as pool:
+        lines = [line for part in pool.map(lambda step: step(), checks) for line in part]
+    if options.only in (None, "benchmarks"):
+        lines += benchmarks()
+    if failed:
+        print("\n".join([*lines, f"failed: {', '.join(failed)}; nothing is written"]))
+        raise SystemExit(1)
     if options.only is None:
         options.output.write_text("\n".join([*heading(time.perf_counter() - started), *lines]) + "\n")
         print(f"written: {options.output}")
 
 
 def run(title: str, command: list[str], **environment: str) -> str:
-    """Run one step; print what it prints, and its time; leave with 1 where it fails."""
+    """Run one step; print what it prints, and its time; note it where it fails."""
     print(f"== {title}: {' '.join(command)}", flush=True)
     started = time.perf_counter()
     done = subprocess.run(
-        command,
+        ["timeout", "--kill-after=5", str(LIMIT), *command],
         cwd=ROOT,
-        env={**os.environ, **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "2", **environment},  # several at a time
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
     )
-    tail = "\n".join(done.stdout.splitlines()[-25:])
-    print(tail)
-    print(f"== {title}: {time.perf_counter() - started:.0f} s, exit status {done.returncode}", flush=True)
+    tail = "\n".join(done.stdout.splitlines()[-60 if done.returncode else -5 :])
+    print(f"{tail}\n== {title}: {time.perf_counter() - started:.0f} s, exit status {done.returncode}", flush=True)
     if done.returncode:
-        raise SystemExit(1)
+        failed.append(title)
     return (done.stdout.strip().splitlines() or [""])[-1]
 
 
@@ -81,8 +90,8 @@ def build() -> None:
 
 def tests() -> list[str]:
     """The CUDA operators against the CPU's."""
-    last = run("tests", [sys.executable, "-m", "pytest", "-q", "tests", "-k", "cuda or gpu", "-p", "no:cacheprovider"])
-    return ["", "## Tests", "", f"`pytest tests -k 'cuda or gpu'`: {last}"]
+    command = [*PYTEST, *TESTS, "-k", "cuda", *["-n", "8"] * (find_spec("xdist") is not None)]
+    return ["", "## Tests", "", f"`pytest {' '.join(TESTS)} -k cuda`: {run('tests', command).strip('= ')}"]
 
 
 def sanitizer() -> list[str]:
@@ -91,21 +100,24 @@ def sanitizer() -> list[str]:
     lines = ["", "## compute-sanitizer", ""]
     if not Path(tool).exists():
         return [*lines, "Not found on this machine: not run."]
-    for kind in ("memcheck", "racecheck"):
-        pytest = [sys.executable, "-m", "pytest", "-q", "tests/test_cuda.py", "-k", " or ".join(SANITIZED)]
-        # Our kernels alone. Calls that fail while torch looks around are no fault; ours are checked where they stand.
-        options = ["--error-exitcode", "9", "--report-api-errors", "no", "--kernel-regex", "kns=corrmask"]
-        command = [tool, "--tool", kind, *options, *pytest]
-        last = run(kind, command, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
-        lines.append(f"- {kind}: {last.strip('= ')}")
-    return lines
+    # Our kernels alone. Calls that fail while torch looks around are no fault; ours are checked where they stand.
+    options = ["--error-exitcode", "9", "--report-api-errors", "no", "--kernel-regex", "kns=corrmask"]
+
+    def checked(kind: str) -> str:
+        command = [tool, "--tool", kind, *options, *PYTEST, TESTS[0], "-k", " or ".join(SANITIZED)]
+        return f"- {kind}: {run(kind, command, PYTORCH_NO_CUDA_MEMORY_CACHING='1').strip('= ')}"
+
+    with ThreadPoolExecutor() as pool:
+        return [*lines, *pool.map(checked, ("memcheck", "racecheck"))]
 
 
 def benchmarks() -> list[str]:
     """The kernels beside their peers."""
     import gpu_cases
 
-    return list(gpu_cases.report())
+    lines = list(gpu_cases.report())
+    failed.extend(line for line in lines if line.startswith(gpu_cases.FAILED))
+    return lines
 
 
 def said(*command: str) -> str:

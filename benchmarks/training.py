@@ -4,7 +4,7 @@ The peer is what Geneformer trains with: `Trainer`, `BertForMaskedLM`, `DataColl
 by length. Both start from the same weights and take the same cells in the same order, masked at random; after each
 update of the Trainer comes one of ours, so that a change of the machine's pace meets both. At the end both are
 validated on the same masked cells. The Trainer's clock stands still while ours runs; both times hold data, masks and
-the update.
+the update, and the device has done its work when they stop. On CUDA both train in bf16.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tokenizers.models import WordLevel
 from corrmask.arms import make_masker
 from corrmask.bench.machine import cpu_model, sgemm_flops
 from corrmask.corpus import Corpus, split_cells
-from corrmask.model import build_model
+from corrmask.model import build_model, choose_device
 from corrmask.training import Settings
 from corrmask.training.step import Objective, build_optimizer, update
 from corrmask.training.validation import Validation
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--validate-cells", type=int, default=64)
     parser.add_argument("--attention-dropout", type=float, default=0.02, help="the peer's; Geneformer's is 0.02")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
@@ -53,16 +54,18 @@ def main() -> None:
         batch_size=options.batch_size,
         max_len=options.max_len,
         validate_cells=options.validate_cells,
-        device="cpu",
+        device=options.device,
     ).resolve(1)
+    device = choose_device(settings.device)
     train, held_out = split_cells(corpus.n_cells, settings.held_out, settings.seed)
     train = np.random.default_rng(0).permutation(train)[: options.steps * options.batch_size]
     validation = Validation(corpus, held_out[: options.validate_cells], settings)
     ours, theirs = model(corpus, settings, 0.0), model(corpus, settings, options.attention_dropout)
-    start = validation(Objective(ours), torch.device("cpu"), lambda *_: None)["loss"]
+    ours.to(device)
+    start = validation(Objective(ours), device, lambda *_: None)["loss"]
     race = Race(corpus, settings, ours, train)
     race.run(theirs)
-    ends = [validation(Objective(one), torch.device("cpu"), lambda *_: None)["loss"] for one in (ours, theirs)]
+    ends = [validation(Objective(one), device, lambda *_: None)["loss"] for one in (ours, theirs)]
     report(options, corpus, race, start, ends)
 
 
@@ -83,8 +86,10 @@ class Race(transformers.TrainerCallback):
         self.seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
         self.tokens: list[int] = []
         self.work: list[float] = []  # floating-point operations that the update needs
-        self.sgemm: list[float] = []
+        self.rates: list[float] = []  # operations per second that the machine reaches, or is said to
         self.waiting = 0.0  # of our seconds, for data and masks
+        self.collating = 0.0  # of the Trainer's
+        self.on_cuda = next(ours.parameters()).is_cuda
 
     def run(self, theirs: Any) -> None:
         """Train both over all batches."""
@@ -99,8 +104,11 @@ class Race(transformers.TrainerCallback):
         mask = transformers.DataCollatorForLanguageModeling(tokenizer, mlm_probability=settings.rate)
 
         def collate(cells: list[dict[str, Any]]) -> Any:
+            before = time.perf_counter()
             self.batches.append(np.array([cell["row"] for cell in cells]))
-            return mask([{"input_ids": cell["input_ids"]} for cell in cells])
+            batch = mask([{"input_ids": cell["input_ids"]} for cell in cells])
+            self.collating += time.perf_counter() - before
+            return batch
 
         lengths = np.minimum(self.corpus.lengths[self.rows], settings.max_len)
         tokens = [self.corpus.batch(np.array([row]), settings.max_len).input_ids[0].tolist() for row in self.rows]
@@ -120,7 +128,8 @@ class Race(transformers.TrainerCallback):
                 save_strategy="no",
                 report_to="none",
                 disable_tqdm=True,
-                use_cpu=True,
+                use_cpu=not self.on_cuda,
+                bf16=settings.precision == "bf16",
             )
             trainer = transformers.Trainer(theirs, arguments, mask, cells, callbacks=[self])
             trainer.data_collator = collate
@@ -128,22 +137,29 @@ class Race(transformers.TrainerCallback):
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Start the Trainer's clock."""
-        self.since = time.perf_counter()
+        self.since = self.now()
+
+    def now(self) -> float:
+        """Seconds, with the device's work done."""
+        if self.on_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop the Trainer's clock, update ours with the same cells, measure the machine."""
-        self.seconds["theirs"].append(time.perf_counter() - self.since)
+        before = self.now()
+        self.seconds["theirs"].append(before - self.since)
         step = state.global_step - 1
-        before = time.perf_counter()
         batch = self.corpus.batch(self.batches[step], self.settings.max_len)
         input_ids, labels = self.masker(*batch)
         self.waiting += time.perf_counter() - before
         values = update(self.objective, self.optimizer, step, input_ids, labels, batch.lengths, self.settings)
-        self.seconds["ours"].append(time.perf_counter() - before)
+        self.seconds["ours"].append(self.now() - before)
         self.tokens.append(int(batch.lengths.sum()))
         self.work.append(1e12 * values["tflop"])
-        self.sgemm.append(sgemm_flops(0.1))
-        self.since = time.perf_counter()
+        peak = self.settings.peak
+        self.rates.append(sgemm_flops(0.1) if peak is None else 1e12 * peak)
+        self.since = self.now()
 
 
 def report(options: argparse.Namespace, corpus: Corpus, race: Race, start: float, ends: list[float]) -> None:
@@ -154,14 +170,15 @@ def report(options: argparse.Namespace, corpus: Corpus, race: Race, start: float
 
 def lines(options: argparse.Namespace, corpus: Corpus, race: Race, start: float, ends: list[float]) -> Iterator[str]:
     """What is printed."""
-    tokens, work, sgemm = sum(race.tokens[1:]), sum(race.work[1:]), statistics.median(race.sgemm)
+    tokens, work, rate = sum(race.tokens[1:]), sum(race.work[1:]), statistics.median(race.rates)
     seconds = {name: sum(times[1:]) for name, times in race.seconds.items()}
     ratios = [theirs / ours for theirs, ours in zip(race.seconds["theirs"][1:], race.seconds["ours"][1:])]
-    yield (
-        f"{cpu_model()}, {options.threads} threads, torch {torch.__version__}, transformers "
-        f"{transformers.__version__}; float32 product at {sgemm / 1e9:.0f} GFLOP/s meanwhile "
-        f"(best {max(race.sgemm) / 1e9:.0f})"
-    )
+    if race.on_cuda:
+        where, of = torch.cuda.get_device_name(), f"the published {rate / 1e12:,.0f} TFLOP/s"
+    else:
+        where = f"{cpu_model()}, {options.threads} threads"
+        of = f"the float32 product's {rate / 1e9:.0f} GFLOP/s meanwhile (best {max(race.rates) / 1e9:.0f})"
+    yield f"{where}, {race.settings.precision}, torch {torch.__version__}, transformers {transformers.__version__}"
     mean_length = tokens / options.batch_size / len(ratios)
     yield (
         f"{options.steps} updates of {options.batch_size} cells, mean length {mean_length:.0f}"
@@ -169,14 +186,17 @@ def lines(options: argparse.Namespace, corpus: Corpus, race: Race, start: float,
     )
     for name, loss, dropout in (("ours", ends[0], 0.0), ("theirs", ends[1], options.attention_dropout)):
         yield (
-            f"{name:6}: {tokens / seconds[name]:,.0f} real tokens/s, {work / seconds[name] / sgemm:.0%} of the float32 "
-            f"product's rate, attention dropout {dropout}, validation loss {start:.4f} -> {loss:.4f}"
+            f"{name:6}: {tokens / seconds[name]:,.0f} real tokens/s, {work / seconds[name] / rate:.1%} of {of}, "
+            f"attention dropout {dropout}, validation loss {start:.4f} -> {loss:.4f}"
         )
     yield (
         f"ratio of tokens/s {seconds['theirs'] / seconds['ours']:.2f}; of single updates: median "
         f"{statistics.median(ratios):.2f}, {min(ratios):.2f} .. {max(ratios):.2f}"
     )
-    yield f"ours: {race.waiting / sum(race.seconds['ours']):.2%} of the time for data and masks"
+    yield (
+        f"for data and masks: ours {race.waiting / sum(race.seconds['ours']):.2%} of the time, theirs "
+        f"{race.collating / sum(race.seconds['theirs']):.2%} in the collator"
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from corrmask.loader import unpadded
 
-_PIECE = 512  # masked positions of which logits are held at once: 40 MB of float32 at 20,000 genes
+# Masked positions of which logits are held at once: 40 MB of float32 at 20,000 genes, and 640 MB.
+_PIECE, _PIECE_ON_CUDA = 512, 8192
 
 
 class Cells(NamedTuple):
@@ -163,8 +164,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), device=states.device)
         of_states = torch.empty_like(states)
         of_weight, of_bias = (torch.zeros_like(one, dtype=torch.float32) for one in (weight, bias))
+        size = _PIECE_ON_CUDA if states.is_cuda else _PIECE
         with torch.autocast(states.device.type, enabled=False):
-            for piece, asked, of_piece in zip(*(one.split(_PIECE) for one in (states, targets, of_states))):
+            for piece, asked, of_piece in zip(*(one.split(size) for one in (states, targets, of_states))):
                 logits = (piece @ weight.T).float().add_(bias)
                 log_sums = logits.logsumexp(1, keepdim=True)
                 total += (log_sums - logits.gather(1, asked[:, None])).sum()

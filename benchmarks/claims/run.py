@@ -186,12 +186,20 @@ class Work:
             "training_cells": len(training),
             "commit": self.code,
             "versions": json.dumps(versions()),
-            "machine": f"{cpu_model()}, {platform.python_version()}",
+            "machine": f"{self.place()}, {platform.python_version()}",
             "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"),
         }
         append(self.results, [common | rounded(row) for row in rows])
         shutil.rmtree(self.folder)
         print(f"{self.title}: done, {common['cpu_seconds']:.0f} CPU s", flush=True)
+
+    def place(self) -> str:
+        """What it was trained on."""
+        if choose_device(self.device).type == "cpu":
+            return cpu_model()
+        import torch
+
+        return torch.cuda.get_device_name()
 
     def cells(self) -> Any:
         """The cells and their corpus, made once."""
@@ -314,6 +322,8 @@ def commit() -> str:
     """The commit of the code, with a "+" where what makes results differs from it."""
     scripts = ("run.py", "study.py", "claim_cells.py", "claim_scores.py")
     code = ["corrmask", "csrc", *(str(HERE / name) for name in scripts)]
+    if told := os.environ.get("CORRMASK_COMMIT"):  # of a copy without its history
+        return told
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=HERE.parent.parent, capture_output=True, text=True).stdout.strip()

@@ -130,7 +130,8 @@ def update(
     loss.backward()
     clip = settings.clip if settings.clip > 0 else math.inf
     norm = whole(torch.nn.utils.clip_grad_norm_(objective.parameters(), clip))
-    values = {"loss": ranks.sum([total.item()])[0] / n, "lr": rate, "grad_norm": norm.item()}
+    own_total, grad_norm = torch.stack([total.detach(), norm]).tolist()  # the device is waited for once
+    values = {"loss": ranks.sum([own_total])[0] / n, "lr": rate, "grad_norm": grad_norm}
     values |= {"masked": n_masked, "cells": n_cells, "tokens": n_tokens}
     own: Any = getattr(objective, "module", objective)  # within DistributedDataParallel
     values["tflop"] = operations(own.model.config, n_tokens, squares, n_masked) / 1e12
