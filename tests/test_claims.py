@@ -74,7 +74,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "simulated-corr-0"
-    whole = rehearse(scripts, tmp_path / "whole", name, "simulated-random-0")
+    whole = rehearse(scripts, tmp_path / "whole", "simulated-random-0", name)
     assert [(row["run"], row["step"]) for row in whole] == [
         (f"simulated-{arm}-0", step) for arm in ("random", "corr") for step in "2468"
     ]

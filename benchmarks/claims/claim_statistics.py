@@ -89,15 +89,15 @@ def verdict(rows: pd.DataFrame, end_point: str) -> tuple[str, dict[str, Differen
         return f"open: {min(one.n for one in decisive)} of {SEEDS} seeds have all four arms that it takes", found
     if all(one.above for one in decisive):
         return "supported: corr lies above random, weighted and rewired", found
+    said = []
+    if found["weighted - random"].above and not found["corr - weighted"].above:
+        said.append("the gain over random is one of frequency: weighted has it")
+    if found["rewired - random"].above and not found["corr - rewired"].above:
+        said.append("it needs no biology: rewired has it")
     if any(one.below for one in decisive):
         against = [name for name in list(found)[:3] if found[name].below]
-        return f"against the claim: below 0 lies {' and '.join(against)}", found
-    shared = []
-    if found["weighted - random"].above and not found["corr - weighted"].above:
-        shared.append("the gain over random is one of frequency: weighted has it")
-    if found["rewired - random"].above and not found["corr - rewired"].above:
-        shared.append("it needs no biology: rewired has it")
-    return "not supported: " + ("; ".join(shared) or "no difference is shown"), found
+        return "; ".join([f"against the claim: below 0 lies {' and '.join(against)}", *said]), found
+    return "not supported: " + ("; ".join(said) or "no difference is shown"), found
 
 
 def data_verdict(rows: pd.DataFrame, end_point: str) -> tuple[str, dict[str, Difference]]:

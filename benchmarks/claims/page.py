@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Read results.csv, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=HERE / "results.csv")
+    parser.add_argument("--cpu", type=Path, default=HERE / "results-cpu.csv", help="the same runs on a CPU, to compare")
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "docs" / "claims.md")
     parser.add_argument("--format", choices=("svg", "png"), default="svg", help="of the figures")
     options = parser.parse_args(arguments)
@@ -56,7 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
     rows = read(options.results)
     images = options.output.parent / "images"
     images.mkdir(exist_ok=True)
-    text = "\n".join(page(rows, images, options.format)).rstrip("\n") + "\n"
+    lines = page(rows, read(options.cpu) if options.cpu.exists() else None, images, options.format)
+    text = "\n".join(lines).rstrip("\n") + "\n"
     options.output.write_text(text, encoding="utf-8")
     print(f"written: {options.output}, from {rows['run'].nunique()} runs")
 
@@ -69,9 +71,9 @@ def read(path: Path) -> pd.DataFrame:
     return rows
 
 
-def page(rows: pd.DataFrame, images: Path, suffix: str) -> Iterator[str]:
+def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: str) -> Iterator[str]:
     """The lines of the page; figures are drawn on the way."""
-    planned = [run for run in runs(range(SEEDS)) if run.arm != BASELINES]
+    planned = [run for run in runs(range(max(SEEDS, rows["seed"].nunique()))) if run.arm != BASELINES]
     trained = rows[rows["step"] > 0]
     done = set(trained["run"])
     yield "# The claims, measured"
@@ -108,6 +110,7 @@ def page(rows: pd.DataFrame, images: Path, suffix: str) -> Iterator[str]:
     yield from _standing(rows)
     yield from _leakage(trained)
     yield from _factors(rows)
+    yield from _rounding(rows, on_cpu)
     yield "## What is missing"
     yield ""
     yield from _missing(planned, done)
@@ -303,6 +306,33 @@ def _factors(rows: pd.DataFrame) -> Iterator[str]:
         yield ""
 
 
+def _rounding(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Iterator[str]:
+    """Runs that a CPU did as well: between the two lies rounding alone."""
+    if on_cpu is None:
+        return
+    shown = [END_POINTS[name] for name in ("purified", "pbmc3k", "all", "dosage")]
+    lines = []
+    for arm in ARMS:
+        pairs = [
+            paired(by_seed(rows[rows["corpus"] == corpus], arm, column), by_seed(on_cpu, arm, column))
+            for corpus, column, *_ in shown
+        ]
+        if all(one.n for one in pairs):
+            lines.append(f"| {arm} | " + " | ".join(str(one) for one in pairs) + " |")
+    if lines:
+        yield "### What rounding does"
+        yield ""
+        yield (
+            "The same weights, cells, order and masks, once on the machine of this page and once on a CPU in fp32 "
+            "(`results-cpu.csv`, which enters nothing else): the difference is what training makes of rounding."
+        )
+        yield ""
+        yield "| | " + " | ".join(title for _, _, title, _ in shown) + " |"
+        yield "|---" * (len(shown) + 1) + "|"
+        yield from lines
+        yield ""
+
+
 def _missing(planned: list[Run], done: set[str]) -> Iterator[str]:
     """Runs of the plan that are not there, by corpus and kind."""
     groups: dict[str, list[Run]] = {}
@@ -333,7 +363,7 @@ def _limits(rows: pd.DataFrame) -> Iterator[str]:
             f"- Anything about large models or large corpora: these have {int(one['parameters']):,} parameters, "
             f"{settings['layers']} layers, and saw {settings['steps'] * settings['batch_size']:,} cells."
         )
-    yield "- Intervals of three seeds are wide: what is not shown may be there."
+    yield "- Intervals of few seeds are wide: what is not shown may be there."
     yield "- Blood alone, and one simulation: nothing about other tissues."
     yield "- Where all arms lie below plain principal components, a difference between arms says little of use."
     yield (
@@ -352,7 +382,7 @@ def _how(trained: pd.DataFrame) -> Iterator[str]:
     usual = one[(one["corpus"] == "blood") & (one["factor"] == "")]["cpu_seconds"] / 60
     if len(usual):
         machine = one["machine"].iloc[-1].split(",")[0]
-        yield f"A run on blood took {usual.min():.0f} to {usual.max():.0f} CPU minutes, on {machine}."
+        yield f"A run on blood took {usual.min():.1f} to {usual.max():.1f} CPU minutes, on {machine}."
     yield f"Commits: {', '.join(sorted(one['commit'].unique()))}."
 
 

@@ -5,7 +5,7 @@ results.csv together or not at all. A run that was killed goes on from its last 
 at once: a run is taken by one of them. Times are CPU times, so that a process may be stopped and go on.
 
     --list                         what there is, done or not, and stop
-    --only 'blood-*-0' 'kang-*'    runs by name, as the shell matches file names
+    --only 'blood-*-0' 'kang-*'    runs by name, as the shell matches file names; those of the first pattern first
     --dry-run                      say what would be done
     --rehearse                     seconds a run, to try the machinery; keep its results apart (--results)
 """
@@ -80,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.rehearse and options.results.resolve() == (HERE / "results.csv").resolve():
         parser.error("a rehearsal shows nothing: give a file of its own (--results)")
     seeds = range(3 if choose_device(options.device).type == "cpu" else 5)
-    chosen = [run for run in runs(seeds) if any(fnmatch(run.name, pattern) for pattern in options.only)]
+    matching = [run for pattern in options.only for run in runs(seeds) if fnmatch(run.name, pattern)]
+    chosen = list(dict.fromkeys(matching))
     if not chosen:
         parser.error(f"no run is named {' or '.join(options.only)}; --list shows them")
     done = finished(options.results)
