@@ -153,18 +153,48 @@ def test_both_hear_of_a_fault(run: tuple[Path, list[str]]) -> None:
     assert not (run[0] / "part").exists()
 
 
-def test_the_command_writes_and_prints_once(run: tuple[Path, list[str]], tmp_path: Path) -> None:
+# One of the first two processes is killed at its first chunk.
+KILLED = """
+import os
+import signal
+
+from corrmask.accumulation import Done
+from corrmask.cli import main
+
+if (os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == ("1", "0"):
+    Done.add = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+main()
+"""
+
+
+def torchrun(folder: Path, script: str, *arguments: str, restarts: int = 0) -> dict[str, Any]:
+    """What the command line prints of two processes."""
     pytest.importorskip("typer")
-    script = run[0] / "graph.py"
-    script.write_text("from corrmask.cli import main\n\nmain()\n")
+    path = folder / "script.py"
+    path.write_text(script)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--monitor-interval=0.1"]
-    launcher += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", str(script)]
-    command = [*launcher, "graph", *run[1], "-o", str(tmp_path / "graph.h5ad"), "--json"]
+    launcher += [f"--max-restarts={restarts}", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", str(path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [*launcher, "graph", *arguments, "--json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def test_the_command_writes_and_prints_once(run: tuple[Path, list[str]], tmp_path: Path) -> None:
+    script = "from corrmask.cli import main\n\nmain()\n"
+    report = torchrun(run[0], script, *run[1], "-o", str(tmp_path / "graph.h5ad"))
     assert (report["n_cells"], report["n_edges"]) == (390, GeneGraph.read(tmp_path / "graph.h5ad").n_edges)
+    assert [path.name for path in tmp_path.iterdir()] == ["graph.h5ad"]
+
+
+def test_a_killed_process_is_started_again(run: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """kill -9 of one of two: torchrun starts both anew, and the graph is that of a run that was left alone."""
+    report = torchrun(run[0], KILLED, *run[1], "-o", str(tmp_path / "graph.h5ad"), restarts=1)
+    assert report["n_cells"] == 390
+    one, two = correlation_graph(run[1]), GeneGraph.read(tmp_path / "graph.h5ad")
+    np.testing.assert_array_equal(two.indices, one.indices)
+    np.testing.assert_allclose(two.weights, one.weights, rtol=0, atol=BOUND)
     assert [path.name for path in tmp_path.iterdir()] == ["graph.h5ad"]
 
 
