@@ -22,7 +22,7 @@ import torch
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
-TESTS = ["tests/test_cuda.py", "tests/test_packing.py", "tests/test_loader.py"]
+TESTS = [f"tests/test_{name}.py" for name in ("cuda", "packing", "loader", "training_resume")]
 # Other versions of other packages warn of other things.
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
 # A few of each kernel: the sanitizer makes them about a hundred times as slow.

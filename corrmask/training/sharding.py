@@ -82,7 +82,8 @@ def read_moments(files: Sequence[Path], model: Any, optimizer: torch.optim.Optim
             if f"{name}.step" not in names:  # a parameter that took no part in the loss has none
                 continue
             first, last = _rows(parameter, ranks)
-            state = {"step": opened[0].get_tensor(f"{name}.step").clone()}  # AdamW keeps it on the CPU
+            step = opened[0].get_tensor(f"{name}.step").clone()
+            state = {"step": step.to(parameter.device) if optimizer.defaults["fused"] else step}
             for key in _MOMENTS:
                 state[key] = torch.zeros_like(parameter)
                 # Copied, not adopted: rounding may depend on how memory is aligned.
