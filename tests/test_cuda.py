@@ -87,17 +87,20 @@ def test_masks_equal_the_cpu(case: MaskingCase, dtype: torch.dtype, unit: Any) -
     assert same(mask_tokens(*on_gpu(tensors), **on_gpu(options)), mask_tokens(*tensors, **options))
 
 
-# Widths and vocabularies on both sides of where tables leave shared memory, and where entries grow.
+# Widths and vocabularies on both sides of where rows are read 16 bytes at a time, of where blocks grow, and of where
+# their memory is no longer shared.
 @pytest.mark.parametrize(
     ("width", "vocabulary"),
     [
         (2048, 20_000),
         (2049, 20_000),
-        (2048, 2**18 - 1),
+        (2050, 20_000),
+        (2052, 120_000),
         (2048, 2**18),
         (16_384, 60_000),
         (16_385, 60_000),
         (40_000, 300_000),
+        (2048, 2**20),
     ],
 )
 @pytest.mark.parametrize("repeats", [False, True])
@@ -105,6 +108,28 @@ def test_sizes(width: int, vocabulary: int, repeats: bool) -> None:
     case = many_cells(width, vocabulary, n_cells=50, repeats=repeats)
     tensors = case.tensors(torch.int32)
     assert same(sample_groups(*on_gpu(tensors), **case.options), sample_groups(*tensors, **case.options))
+
+
+# Few cells have many warps each; blocks of many take several, and know the special tokens before.
+@pytest.mark.parametrize("n_cells", [1, 64, 500, 600, 5000, 20_000])
+@pytest.mark.parametrize("options", [{}, {"expand": 0}, {"max_group": 2, "rotate": True}], ids=str)
+def test_numbers_of_cells(n_cells: int, options: dict[str, Any]) -> None:
+    case = many_cells(260, 3000, n_cells=n_cells, repeats=n_cells == 600, **options)
+    for dtype in TOKEN_DTYPES[:2]:
+        tensors = case.tensors(dtype)
+        expected = sample_groups(*tensors, **case.options)
+        assert same(sample_groups(*on_gpu(tensors), **case.options), expected)
+        shown = {**case.options, **CORRUPTION, "gene_token_range": (4, 3000), "unit": "group"}
+        assert same(mask_tokens(*on_gpu(tensors), **shown), mask_tokens(*tensors, **shown))
+
+
+def test_groups_of_every_size() -> None:
+    """Members on both sides of how many are looked for ahead of a seed's turn, of a warp and of several."""
+    sizes = [0, 1, 15, 16, 17, 31, 32, 33, 300]
+    for options in ({}, {"rotate": True}, {"max_group": 16}, {"max_group": 20, "rotate": True}):
+        case = many_cells(1024, 4000, n_cells=700, group_sizes=sizes, **options)
+        tensors = case.tensors(torch.int32)
+        assert same(sample_groups(*on_gpu(tensors), **case.options), sample_groups(*tensors, **case.options))
 
 
 def test_a_batch_of_more_than_two_to_the_31_positions() -> None:

@@ -32,32 +32,30 @@ CORRUPTION = {
 def emulated(
     case: MaskingCase,
     *,
-    entry: str = "small",
+    memory: str = "shared",
     dtype: torch.dtype = torch.int64,
     corruption: dict[str, Any] | None = None,
     unit: str = "token",
-    in_global_memory: bool = False,
+    n_warps: int = 2,
+    knows_special: bool = True,
     n_blocks: int = 2,
     schedule: int = 1,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Owners, corrupted ids and labels as the kernel gives them."""
+) -> tuple[Tensor, ...]:
+    """Owners as the kernel gives them, or, where there is a corruption, ids and labels."""
     ids, lengths, cells, *groups = case.tensors(dtype)
     options = case.raw_options
-    owners = torch.full(ids.shape, 77, dtype=torch.int32)
-    corrupted, labels = torch.full_like(ids, 77), torch.full(ids.shape, 77)
     if corruption is None:
-        shown: tuple[Any, ...] = (None, None)
+        results: tuple[Tensor | None, ...] = (torch.full(ids.shape, 77, dtype=torch.int32), None, None)
         corruption = CORRUPTION
     else:
-        shown = (corrupted, labels)
-    function = getattr(library("sampling"), f"{entry}_{str(dtype).removeprefix('torch.')}")
+        results = (None, torch.full_like(ids, 77), torch.full(ids.shape, 77))
+    function = getattr(library("sampling"), f"{memory}_{str(dtype).removeprefix('torch.')}")
     function.restype = None
     function(
         *(pointer(tensor) for tensor in (ids, lengths, cells)),
         WORD(ids.shape[0]),
         WORD(ids.shape[1]),
-        pointer(owners),
-        *(pointer(tensor) for tensor in (*shown, *groups, options["accept"], options["take"])),
+        *(pointer(tensor) for tensor in (*results, *groups, options["accept"], options["take"])),
         *(WORD(n) for n in (groups[0].shape[0], groups[1].shape[0] - 1, groups[2].shape[0])),
         pointer(options["seed"]),
         *(WORD(int(options[name])) for name in ("epoch", "rate_ppm", "expand", "max_group")),
@@ -67,29 +65,39 @@ def emulated(
         WORD(corruption["mask_threshold"]),
         WORD(corruption["random_threshold"]),
         ctypes.c_int(unit == "group"),
-        ctypes.c_int(in_global_memory),
+        ctypes.c_int(n_warps),
+        ctypes.c_int(knows_special),
         ctypes.c_uint(n_blocks),
         ctypes.c_uint64(schedule),
     )
-    return owners, corrupted, labels
+    return tuple(result for result in results if result is not None)
+
+
+@settings(max_examples=100, phases=NO_SHRINKING)
+@given(
+    masking_cases(),
+    st.sampled_from([torch.int32, torch.int64]),
+    st.sampled_from(["shared", "global"]),
+    st.sampled_from([1, 2, 4]),
+    st.booleans(),
+    st.integers(1, 2**63),
+)
+def test_owners_equal_the_operators(
+    case: MaskingCase, dtype: torch.dtype, memory: str, n_warps: int, knows_special: bool, schedule: int
+) -> None:
+    (owners,) = emulated(
+        case, dtype=dtype, memory=memory, n_warps=n_warps, knows_special=knows_special, schedule=schedule
+    )
+    assert torch.equal(owners, sample_groups(*case.tensors(dtype), **case.tensor_options))
 
 
 @settings(max_examples=60, phases=NO_SHRINKING)
-@given(masking_cases(), st.sampled_from(["small", "large"]), st.booleans(), st.integers(1, 2**63))
-def test_owners_equal_the_operators(case: MaskingCase, entry: str, in_global_memory: bool, schedule: int) -> None:
-    owners, _, _ = emulated(case, entry=entry, in_global_memory=in_global_memory, schedule=schedule)
-    assert torch.equal(owners, sample_groups(*case.tensors(), **case.tensor_options))
-
-
-@settings(max_examples=30, phases=NO_SHRINKING)
 @given(masking_cases(), st.sampled_from([torch.int32, torch.int64]), st.sampled_from(["token", "group"]))
 def test_corruption_equals_the_operators(case: MaskingCase, dtype: torch.dtype, unit: Any) -> None:
     vocabulary = len(case.token_group)
     corruption = {**CORRUPTION, "gene_token_range": (0, vocabulary), "mask_token_id": vocabulary - 1}
-    owners, ids, labels = emulated(case, dtype=dtype, corruption=corruption, unit=unit)
-    tensors = case.tensors(dtype)
-    assert torch.equal(owners, sample_groups(*tensors, **case.tensor_options))
-    expected = mask_tokens(*tensors, **case.tensor_options, **corruption, unit=unit)
+    ids, labels = emulated(case, dtype=dtype, corruption=corruption, unit=unit)
+    expected = mask_tokens(*case.tensors(dtype), **case.tensor_options, **corruption, unit=unit)
     assert torch.equal(ids, expected[0])
     assert torch.equal(labels, expected[1])
 
@@ -132,21 +140,36 @@ def test_long_cells_and_large_groups(options: dict[str, Any]) -> None:
         {"rate_ppm": 150_000, "seed": 2**62 + 1, "epoch": 3, "expand": ALWAYS, "accept": None, "take": None}
         | {"max_group": None, "rotate": False, **options, **changed},
     )
-    for entry, in_global_memory in (("small", False), ("large", True)):
-        owners, _, _ = emulated(case, entry=entry, in_global_memory=in_global_memory, n_blocks=3)
+    for memory, n_warps, knows_special in (("shared", 2, True), ("shared", 8, False), ("global", 1, True)):
+        (owners,) = emulated(case, memory=memory, n_warps=n_warps, knows_special=knows_special, n_blocks=3)
         assert torch.equal(owners, sample_groups(*case.tensors(), **case.tensor_options))
 
 
-@pytest.mark.parametrize(("width", "vocabulary", "entry"), [(16_384, 2**18 - 1, "small"), (16_385, 2**18, "large")])
-def test_the_widest_cells_and_largest_vocabularies(width: int, vocabulary: int, entry: str) -> None:
-    """On both sides of what an entry of 32 bits holds: 14 of a position, 18 of a token."""
-    case = random_case(np.random.default_rng(2), n_cells=1, width=width, vocabulary=vocabulary, repeats=False)
+@pytest.mark.parametrize(("width", "vocabulary"), [(1027, 5000), (1028, 5000), (16_384, 2**18)])
+def test_rows_that_begin_anywhere(width: int, vocabulary: int) -> None:
+    """Rows are read 16 bytes at a time where all of them begin at such a place."""
+    case = random_case(np.random.default_rng(2), n_cells=2, width=width, vocabulary=vocabulary, repeats=False)
     case = case.valid_padding()
-    case.lengths[:] = width
+    case.lengths[:] = width, width - 3
     case.input_ids[0, -1] = vocabulary - 1
-    for dtype in (torch.int32, torch.int64):
-        owners, _, _ = emulated(case, entry=entry, in_global_memory=entry == "large", dtype=dtype)
+    for dtype in (torch.uint16, torch.int32, torch.int64)[vocabulary > 2**16 :]:
+        (owners,) = emulated(case, dtype=dtype)
         assert torch.equal(owners, sample_groups(*case.tensors(dtype), **case.tensor_options))
+
+
+def test_cells_between_special_tokens() -> None:
+    """Whole rows of genes once each, then with a special token at either end, then with a gene twice."""
+    case = random_case(np.random.default_rng(7), n_cells=4, width=300, vocabulary=900, repeats=False)
+    case.token_group[:4], case.token_group[4:] = -2, np.maximum(case.token_group[4:], -1)
+    case.lengths[:] = 300
+    for row in range(4):
+        case.input_ids[row] = np.random.default_rng(row).permutation(np.arange(4, 900))[:300]
+    case.input_ids[1:, 0], case.input_ids[1:, -1] = 2, 3
+    case.input_ids[2, 250] = case.input_ids[2, 10]
+    case.input_ids[3, 100:120] = case.input_ids[3, 77]
+    for knows_special in (False, True):
+        (owners,) = emulated(case, knows_special=knows_special)
+        assert torch.equal(owners, sample_groups(*case.tensors(), **case.tensor_options))
 
 
 def test_what_a_kernel_cannot_raise_for() -> None:
@@ -157,7 +180,7 @@ def test_what_a_kernel_cannot_raise_for() -> None:
     case.input_ids[1, ::4] = 50
     broken = case.but()
     broken.token_group[broken.token_group >= 0] = 10**6
-    owners, _, _ = emulated(broken)
+    (owners,) = emulated(broken)
     assert (owners[2] == -1).all()
     masked = owners >= 0
     ids = torch.from_numpy(broken.input_ids)

@@ -6,8 +6,8 @@
 
 namespace corrmask {
 
-// Samples every cell on the current stream. `owners` may be null unless groups decide what is shown; `corrupted` and
-// `labels` may be null together; all are [n_cells, width].
+// Samples every cell on the current stream, into `owners`, or into `corrupted` and `labels` where that is null; all are
+// [n_cells, width].
 void run_cells(const char* op, const CellArguments& cells, int32_t* owners, const CorruptionParameters& corruption,
                void* corrupted, int64_t* labels);
 

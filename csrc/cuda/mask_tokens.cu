@@ -18,10 +18,7 @@ std::tuple<Tensor, Tensor> mask_tokens_cuda(const Tensor& input_ids, const Tenso
                                         mask_threshold, random_threshold, unit_is_group};
   Tensor corrupted = torch::stable::empty_like(input_ids);                              // [B, L]
   Tensor labels = empty_on(input_ids, {cells.n_cells, cells.width}, ScalarType::Long);  // [B, L]
-  std::optional<Tensor> owner;  // [B, L], where the owner decides what is shown
-  if (unit_is_group) owner = empty_on(input_ids, {cells.n_cells, cells.width}, ScalarType::Int);
-  run_cells(kOp, cells, owner ? mutable_data<int32_t>(*owner) : nullptr, corruption, corrupted.mutable_data_ptr(),
-            mutable_data<int64_t>(labels));
+  run_cells(kOp, cells, nullptr, corruption, corrupted.mutable_data_ptr(), mutable_data<int64_t>(labels));
   return {corrupted, labels};
 }
 

@@ -24,6 +24,11 @@ __device__ __forceinline__ int rank_among(unsigned votes, int lane) {
   return __popc(votes & ((1u << lane) - 1));
 }
 
+// Place of the highest bit that is set; there is one.
+__device__ __forceinline__ int highest_bit(unsigned bits) {
+  return 31 - __clz(static_cast<int>(bits));
+}
+
 // Place of set bit k, counted from the lowest; there are more than k.
 __device__ __forceinline__ int nth_bit(unsigned bits, int k) {
   int place = 0;

@@ -291,6 +291,12 @@ T atomicMax(T* at, T value) {
   return old;
 }
 template <class T>
+T atomicAnd(T* at, T value) {
+  const T old = *at;
+  *at = old & value;
+  return old;
+}
+template <class T>
 T atomicOr(T* at, T value) {
   const T old = *at;
   *at = old | value;
