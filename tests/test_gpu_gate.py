@@ -68,7 +68,9 @@ def test_one_step_writes_nothing(only: str, steps: list[str], tmp_path: Path, mo
     assert not any(tmp_path.iterdir())
 
 
-def test_of_a_step_that_fails_nothing_is_written(steps: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_step_that_fails_nothing_is_written(
+    steps: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "argv", ["gpu_gate.py", "--no-build", "-o", str(tmp_path / "out.md")])
 
     def tests() -> list[str]:
