@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -9,14 +12,16 @@ import scipy.sparse as sp
 import torch
 
 _LINE = 64  # bytes at which each array begins
+_PIECE = 4 << 20  # bytes that a thread copies at once
+_THREADS = 8
 _SAMPLED = 1_000_000  # entries from which it is known which columns are frequent
 
 
 class Staging:
     """Copies arrays to a device through two buffers of pinned memory, on a stream of its own.
 
-    The host fills one buffer and the copy of it runs while the device computes on what came before. The second chunk
-    from now waits until this one's work is done, so that no more than two stand in the device's memory.
+    The host fills one buffer while the copy of the other runs and the device computes on what came before. The second
+    chunk from now is copied once this one's work is done, so that no more than two stand in the device's memory.
 
     Parameters
     ----------
@@ -27,6 +32,7 @@ class Staging:
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)
         self._buffers = [torch.empty(0, dtype=torch.uint8)] * 2
+        self._copied: list[Any] = [None] * 2  # behind the copy of each buffer
         self._stream: Any = None
         self._before: Any = None  # behind the work on the chunk before the last
 
@@ -47,14 +53,15 @@ class Staging:
             return tuple(map(writable, arrays))
         current = torch.cuda.current_stream(self.device)
         now = current.record_event()
+        packed = self._pack(arrays)
         if self._before is not None:
             self._before.synchronize()
         self._before = now
-        packed = self._pack(arrays)
         if self._stream is None:
             self._stream = torch.cuda.Stream(self.device)
         with torch.cuda.stream(self._stream):
             there = packed.to(self.device, non_blocking=True)
+        self._copied[0] = self._stream.record_event()
         current.wait_stream(self._stream)
         there.record_stream(current)
         return unpack(there, arrays)
@@ -62,14 +69,29 @@ class Staging:
     def _pack(self, arrays: tuple[np.ndarray, ...]) -> torch.Tensor:
         """The arrays side by side in the buffer whose turn it is: uint8."""
         self._buffers.reverse()
+        self._copied.reverse()
+        if self._copied[0] is not None:
+            self._copied[0].synchronize()
         size = sum(_padded(array) for array in arrays)
         if size > self._buffers[0].numel():
             pinned = self.device.type == "cuda"
             self._buffers[0] = torch.empty(size + size // 4, dtype=torch.uint8, pin_memory=pinned)
         packed = self._buffers[0][:size]
-        for part, array in zip(unpack(packed, arrays), arrays, strict=True):
-            part.copy_(writable(array))  # by torch's threads: one of numpy's is slower than the bus
+        pieces, start = [], 0
+        for array in arrays:
+            given = np.require(array, requirements="C").reshape(-1).view(np.uint8)
+            part = packed.numpy()[start : start + array.nbytes]
+            pieces += [(part[at : at + _PIECE], given[at : at + _PIECE]) for at in range(0, array.nbytes, _PIECE)]
+            start += _padded(array)
+        for _ in _threads().map(lambda piece: np.copyto(*piece), pieces):  # one thread alone is slower than the bus
+            pass
         return packed
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """What fills the buffers: numpy lets go of the interpreter while it copies."""
+    return ThreadPoolExecutor(min(_THREADS, len(os.sched_getaffinity(0))), thread_name_prefix="corrmask-staging")
 
 
 def column_counts(matrix: Any, n_columns: int) -> np.ndarray:

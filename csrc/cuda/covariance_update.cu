@@ -7,12 +7,11 @@ namespace corrmask {
 
 namespace {
 
-using Split = Bf16x3;  // benchmarks/tile_pieces.cu times it beside Tf32x2
-constexpr int kThreads = 1024;
+constexpr int kThreads = 1024, kStripThreads = 512;
 constexpr int64_t kDenseBytes = int64_t{1} << 30;                // the dense panels of a chunk take no more
-constexpr int64_t kMostInTiles = 4'096, kMostInStrips = 16'384;  // cells that are summed in float32
-constexpr int64_t kStripBytes = kRun * kPitch * sizeof(float);
-static_assert(kStripBytes <= 99 * 1024, "what sm_86, sm_89 and sm_120 can give a block");
+constexpr int64_t kMostInTiles = 8'192, kMostInStrips = 32'768;  // cells that are summed in float32
+static_assert(strip_bytes(kStripThreads) <= 99 * 1024, "what sm_86, sm_89 and sm_120 can give a block");
+static_assert(kTileBytes <= 99 * 1024);
 
 // Tensors of a chunk: they go when the operator returns, and their memory serves what is launched behind it.
 struct Workspace {
@@ -25,6 +24,13 @@ struct Workspace {
     const int64_t n_words = (n * static_cast<int64_t>(sizeof(T)) + 7) / 8;
     kept.push_back(torch::stable::new_empty(like, {n_words}, ScalarType::Long));
     return static_cast<T*>(kept.back().mutable_data_ptr());
+  }
+
+  template <class T>
+  T* take_zeros(int64_t n, cudaStream_t stream) {
+    T* there = take<T>(n);
+    check_cuda(cudaMemsetAsync(there, 0, n * sizeof(T), stream));
+    return there;
   }
 };
 
@@ -55,39 +61,46 @@ void covariance_update_cuda(Tensor gram, Tensor sums, Tensor squares, Tensor exp
 
   const LaunchContext context(gram);
   const int64_t n_panels = range.last - range.first;
+  const cudaStream_t stream = context.stream;
   const int64_t n_tails = std::min(n_levels, n_cells);  // each level may end in a short run
-  const int64_t most_runs = n_cells / kRun + n_tails, most_parts = n_cells / kPart + n_tails;
-  const int64_t most_dense = std::clamp<int64_t>(kDenseBytes / (n_cells * kPanel * 4), 1, panel_count(n_genes));
   Workspace space{gram, {}};
   Runs runs{};
   runs.n_genes = n_genes;
-  runs.capacity = 2 * indices.size(0);
-  runs.most_runs = most_runs;
-  runs.most_parts = most_parts;
-  runs.most_dense = most_dense;
+  runs.nnz = indices.size(0);
+  runs.most_runs = n_cells / kRun + n_tails;
+  runs.most_parts = n_cells / kPart + n_tails;
+  runs.most_blocks = n_cells / (kRun * kRunsPerBlock) + n_tails;
+  runs.most_steps = n_cells / kStep + runs.most_runs;
+  runs.most_dense = std::clamp<int64_t>(
+      kDenseBytes / (runs.most_steps * kStepWords * static_cast<int64_t>(sizeof(uint4))), 1, panel_count(n_genes));
   runs.level_start = space.take<int64_t>(n_levels + 1);
   runs.order = space.take<int64_t>(n_cells);
   runs.total = space.take<double>(n_cells);
-  runs.run = space.take<Run>(most_runs);
-  runs.part = space.take<Part>(most_parts);
-  runs.n = space.take<int64_t>(4);
-  runs.part_sum = space.take<double>(most_parts * n_genes);
-  runs.part_square = space.take<double>(most_parts * n_genes);
-  runs.part_count = space.take<int32_t>(most_parts * n_genes);
-  runs.positive = space.take<int32_t>(most_parts * n_genes);
-  runs.sum = space.take<double>(most_runs * n_genes);
-  runs.shift = space.take<double>(most_runs * n_genes);
-  runs.run_start = space.take<int64_t>(most_runs + 1);
-  runs.gene_start = space.take<int64_t>(most_runs * (n_genes + 1));
-  runs.entries = space.take<Entry>(runs.capacity);
-  runs.dense = space.take<float>(most_dense * n_cells * kPanel);
-  runs.rare = space.take<RareEntry>(indices.size(0));
+  runs.run = space.take<Run>(runs.most_runs);
+  runs.part = space.take<Part>(runs.most_parts);
+  runs.block = space.take<Block>(runs.most_blocks);
+  runs.n = space.take<RunCounts>(1);
+  runs.mask = space.take_zeros<unsigned long long>(runs.most_parts * n_genes, stream);
+  runs.part_start = space.take<int64_t>(runs.most_parts * n_genes);
+  runs.y_start = space.take<int64_t>(runs.most_runs + 1);
+  runs.y = space.take<double>(runs.nnz);
+  runs.sum = space.take<double>(runs.most_blocks * n_genes);
+  runs.square = space.take<double>(runs.most_blocks * n_genes);
+  runs.positive = space.take<int32_t>(runs.most_blocks * n_genes);
+  runs.shift = space.take<double>(runs.most_blocks * n_genes);
+  runs.is_shifted = space.take_zeros<uint32_t>(n_genes, stream);
+  runs.run_start = space.take<int64_t>(runs.most_runs + 1);
+  runs.gene_start = space.take<int64_t>(runs.most_runs * (n_genes + 1));
+  runs.entries = space.take<Entry>(2 * runs.nnz);
+  runs.largest = space.take_zeros<uint32_t>(panel_count(n_genes) * kPanel, stream);
+  runs.dense = space.take<uint4>(runs.most_dense * runs.most_steps * kStepWords);
+  runs.rare = space.take<RareEntry>(runs.nnz);
   runs.rare_start = space.take<int64_t>(n_cells);
   runs.n_rare = space.take<int32_t>(n_cells);
 
-  const cudaStream_t stream = context.stream;
-  const unsigned level_blocks = blocks_for(n_levels, 1), run_blocks = static_cast<unsigned>(most_runs);
-  const unsigned part_blocks = static_cast<unsigned>(most_parts);
+  constexpr int kWarps = 8, kPlain = kWarps * kWarp;
+  const unsigned level_blocks = blocks_for(n_levels, 1), run_blocks = static_cast<unsigned>(runs.most_runs);
+  const unsigned cell_blocks = blocks_for(n_cells, kWarps), place_blocks = blocks_for(runs.most_parts * kPart, kWarps);
   count_levels_kernel<<<level_blocks, kThreads, 0, stream>>>(data<int64_t>(levels), n_cells, n_levels,
                                                              runs.level_start);
   cut_runs_kernel<<<1, kWarp, 0, stream>>>(n_levels, runs);
@@ -105,31 +118,37 @@ void covariance_update_cuda(Tensor gram, Tensor sums, Tensor squares, Tensor exp
                                          ranks.size(0),
                                          n_genes,
                                          target_sum};
-      total_cells_kernel<<<blocks_for(n_cells, 8), 8 * kWarp, 0, stream>>>(rows, runs.total);
-      count_parts_kernel<<<part_blocks, kThreads, 0, stream>>>(rows, runs);
-      sum_blocks_kernel<<<blocks_for(n_genes, 128), 128, 0, stream>>>(
-          runs, mutable_data<double>(sums), mutable_data<double>(squares), mutable_data<int64_t>(expressed),
-          first_panel == 0);
+      total_cells_kernel<<<cell_blocks, kPlain, 0, stream>>>(rows, runs.total);
+      mark_cells_kernel<<<place_blocks, kPlain, 0, stream>>>(rows, runs);
+      count_entries_kernel<<<blocks_for(runs.most_blocks * n_genes, 128), 128, 0, stream>>>(runs);
       place_genes_kernel<<<run_blocks, kThreads, 0, stream>>>(runs);
       place_runs_kernel<<<1, kThreads, 0, stream>>>(runs);
-      judge_panels_kernel<<<static_cast<unsigned>(panel_count(n_genes)), 256, 0, stream>>>(runs, n_cells);
-      fill_parts_kernel<<<part_blocks, kThreads, 0, stream>>>(rows, runs);
-      list_rare_kernel<<<blocks_for(n_cells, 8), 8 * kWarp, 0, stream>>>(rows, runs);
+      judge_panels_kernel<<<static_cast<unsigned>(panel_count(n_genes)), kPlain, 0, stream>>>(runs, n_cells);
+      read_cells_kernel<<<place_blocks, kPlain, 0, stream>>>(rows, runs);
     });
   });
+  list_entries_kernel<<<blocks_for(runs.most_blocks * n_genes, kWarps), kPlain, 0, stream>>>(runs);
+  if (first_panel == 0) {
+    add_sums_kernel<<<blocks_for(n_genes, 128), 128, 0, stream>>>(
+        runs, mutable_data<double>(sums), mutable_data<double>(squares), mutable_data<int64_t>(expressed));
+  }
   check_launch(kOp);
   if (n_panels == 0) return;
   const Panels panels{mutable_data<double>(gram), n_genes, range.first, range.last};
-  fill_dense_kernel<<<static_cast<unsigned>(most_runs * most_dense), 256, 0, stream>>>(runs, n_cells);
-  add_tiles_kernel<Split><<<static_cast<unsigned>(n_panels * most_dense), kTileThreads, 0, stream>>>(
-      runs, panels, n_cells, n_panels, kMostInTiles);
-  constexpr int64_t kGroup = kGenesPerWarp * (kThreads / kWarp);
+  fill_dense_kernel<<<static_cast<unsigned>(runs.most_runs * runs.most_dense * kSlices), 128, 0, stream>>>(runs);
+  const int64_t n_highs = (runs.most_dense + kHighPanels - 1) / kHighPanels;
+  allow_shared_bytes(&add_tiles_kernel, kTileBytes);
+  add_tiles_kernel<<<static_cast<unsigned>(n_panels * n_highs), kTileThreads, kTileBytes, stream>>>(
+      runs, panels, n_panels, kMostInTiles);
+  constexpr int64_t kGroup = kGenesPerWarp * (kStripThreads / kWarp);
   const int64_t n_strips = n_panels * (kPanel / kStrip), n_groups = (n_genes + kGroup - 1) / kGroup;
-  const auto add_strips = &add_strips_kernel<kThreads>;
-  allow_shared_bytes(add_strips, kStripBytes);
-  add_strips<<<static_cast<unsigned>(n_strips * n_groups), kThreads, kStripBytes, stream>>>(runs, panels, n_strips,
-                                                                                            kMostInStrips);
-  add_rare_kernel<<<blocks_for(n_genes, 8), 8 * kWarp, 0, stream>>>(runs, panels);
+  const auto add_strips = &add_strips_kernel<kStripThreads>;
+  allow_shared_bytes(add_strips, strip_bytes(kStripThreads));
+  add_strips<<<static_cast<unsigned>(n_strips * n_groups), kStripThreads, strip_bytes(kStripThreads), stream>>>(
+      runs, panels, n_strips, kMostInStrips);
+  add_rare_kernel<<<blocks_for(n_genes, kWarps), kPlain, 0, stream>>>(runs, panels);
+  undo_shifts_kernel<<<dim3(blocks_for(n_genes, 4 * kWarps), static_cast<unsigned>(n_panels)), kPlain, 0, stream>>>(
+      runs, panels);
   check_launch(kOp);
 }
 

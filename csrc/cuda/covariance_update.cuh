@@ -1,21 +1,12 @@
-// The products of a chunk, from its entries by gene (expression_runs.cuh): owner computes, in the order of the cells.
+// The products of a chunk, from its entries by gene (gene_entries.cuh): owner computes, in the order of the cells.
 //
-//   dense by dense   two panels of 128 frequent genes, by tensor cores (dense_tiles.cuh)
-//   strip by sparse  any other gene against 64 genes made dense in shared memory: a warp per gene, two sums to a lane
-//   rare by rare     cell by cell (rare_pairs.cuh)
+//   dense by dense   a panel of 128 frequent genes by two, by tensor cores (dense_tiles.cuh)
+//   strip by sparse  any other gene against 64 genes made dense in shared memory: 16 genes to a warp, two sums to a
+//   lane rare by rare     cell by cell (rare_pairs.cuh)
 //
-// Precision: float32 within a run of 384 cells. A tile's runs add up in float32 over at most 4,096 cells, those of a
-// strip over 16,384, and these in float64, where shifts are undone; rare pairs in float64 at once. Each entry of the
+// Precision: float32 within a run of 320 cells. A tile's steps add up in float32 over at most 8,192 cells, the runs of
+// a strip over 32,768, and these in float64, where shifts are undone; rare pairs in float64 at once. Each entry of the
 // matrix belongs to one thread of one launch, so the same input gives the same bytes.
-//
-// What bounds it, on paper (H200: 132 SMs at 1.75 GHz, a clock 32 words of shared memory each; bf16 by mma.sync at 500
-// TFLOP/s; 4.3 TB/s), for 20,000 genes, 1,500 nonzeros a cell and the log-normal skew of the benchmarks. Tiles, up to
-// an eighth of the cells, 3,270 genes: 6 products, 64 MFLOP a cell, 0.13 us. Strips: 2.5 M FMAs a cell, of which 64
-// take 3 words a lane (two of the strip, one for the entry), 0.51 us; strips cleared and filled, 0.11 us. Rare pairs,
-// below 1 in 64, 9,660 genes: 1,300 a cell, 0.02 us (0.1 us as strips, with their empty visits). The matrix read and
-// written once in a chunk of 10,700 cells, 0.07 us. In all 0.84 us: 1.2 M cells/s. What would bring it to 2 M: pieces
-// that need three products (two of float16, scaled by gene) on wgmma, so that tiles pay down to 1 in 32 and strips
-// halve.
 #pragma once
 
 #include "dense_tiles.cuh"
@@ -23,18 +14,48 @@
 
 namespace corrmask {
 
-// Makes genes first .. first + kStrip - 1 of a run dense, [n_rows, kPitch] in shared memory.
-__device__ inline void fill_strip(const Runs& runs, int64_t r, int64_t first, float* strip) {
+constexpr int kStrip = 64;          // genes side by side in shared memory, two to a lane
+constexpr int kPitch = kStrip + 2;  // floats from one row of a strip to the next: rows of a gene spread over the banks
+constexpr int kGenesPerWarp = 16;   // genes whose sums with a strip a warp keeps in registers
+constexpr int kAhead = 64;          // entries of them that it has in shared memory
+
+constexpr int64_t strip_bytes(int n_threads) {
+  return int64_t{kRun} * kPitch * sizeof(float) + int64_t{n_threads} / kWarp * kAhead * sizeof(Entry);
+}
+
+// Makes genes first .. first + kStrip - 1 of a run dense, [n_rows, kPitch] in shared memory. A warp's genes stand side
+// by side, and so do their entries.
+template <int kThreads>
+__device__ __forceinline__ void fill_strip(const Runs& runs, int64_t r, int64_t first, float* strip) {
+  constexpr int kItsGenes = kStrip / (kThreads / kWarp), kAtOnce = 2;
+  static_assert(kItsGenes <= kWarp - 1);
+  const int lane = lane_id(), own = static_cast<int>(threadIdx.x) / kWarp * kItsGenes;
+  const int64_t gene = first + own + (lane < kItsGenes ? lane : kItsGenes);
+  const int64_t its_begin = runs.begin(r, gene < runs.n_genes ? gene : runs.n_genes);
+  const Entry* entries = runs.entries + __shfl_sync(kAllLanes, its_begin, 0);
+  const int its_first = static_cast<int>(its_begin - __shfl_sync(kAllLanes, its_begin, 0));
+  const int n = __shfl_sync(kAllLanes, its_first, kItsGenes);
+  Entry next[kAtOnce];
+#pragma unroll
+  for (int k = 0; k < kAtOnce; ++k) {
+    const int e = k * kWarp + lane;
+    next[k] = e < n ? entries[e] : Entry{0, 0};
+  }
+  __syncthreads();  // nobody reads the strip before any more
+  const int n_fours = (runs.run[r].n_rows * kPitch + 3) / 4;
+  float4* fours = reinterpret_cast<float4*>(strip);
+  for (int at = static_cast<int>(threadIdx.x); at < n_fours; at += kThreads) fours[at] = {0, 0, 0, 0};
   __syncthreads();
-  const int n = runs.run[r].n_rows * kPitch;
-  for (int at = static_cast<int>(threadIdx.x); at < n; at += static_cast<int>(blockDim.x)) strip[at] = 0;
-  __syncthreads();
-  for (int t = static_cast<int>(threadIdx.x) / kWarp; t < kStrip; t += static_cast<int>(blockDim.x) / kWarp) {
-    if (first + t >= runs.n_genes) break;
-    const int64_t end = runs.begin(r, first + t + 1);
-    for (int64_t e = runs.begin(r, first + t) + lane_id(); e < end; e += kWarp) {
-      const Entry entry = runs.entries[e];
-      strip[2 * entry.place + t] = entry.value;
+  for (int at = 0; at < n; at += kAtOnce * kWarp) {
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int e = at + k * kWarp + lane;
+      int t = own;
+#pragma unroll
+      for (int other = 1; other < kItsGenes; ++other) t += e >= __shfl_sync(kAllLanes, its_first, other);
+      if (e < n) strip[next[k].row * kPitch + t] = next[k].value;
+      const int later = e + kAtOnce * kWarp;
+      next[k] = later < n ? entries[later] : Entry{0, 0};
     }
   }
   __syncthreads();
@@ -43,7 +64,7 @@ __device__ inline void fill_strip(const Runs& runs, int64_t r, int64_t first, fl
 // One block to a strip and kGenesPerWarp * warps genes, the frequent ones first since they take longest. Sums of more
 // than `most_summed` cells are not kept in float32.
 template <int kThreads>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1024 / kThreads)
     add_strips_kernel(Runs runs, Panels panels, int64_t n_strips, int64_t most_summed) {
   CORRMASK_DYNAMIC_SHARED(shared);
   float* strip = reinterpret_cast<float*>(shared);
@@ -56,63 +77,68 @@ __global__ void __launch_bounds__(kThreads)
   const int first_gene =
       static_cast<int>((panel < runs.n_dense() ? runs.n_dense() : static_cast<int64_t>(panel)) * kPanel);
   if (first >= n_genes || group + kGroup <= first_gene || panel >= runs.n_frequent()) return;
-  const int lane = lane_id();
-  const int own_first =
-      group + static_cast<int>(threadIdx.x) / kWarp;  // a warp's genes stand kWarps apart: all have about as much
+  const int lane = lane_id(), warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int own_first = group + warp * kGenesPerWarp;  // side by side, as their entries
+  Entry* own = reinterpret_cast<Entry*>(strip + kRun * kPitch) + warp * kAhead;
   float2 total[kGenesPerWarp] = {};
   unsigned any = 0;  // genes with an entry among what `total` holds
   int n_summed = 0;
   for (int r = 0; r < runs.n_runs(); ++r) {
-    const int its_gene = own_first + lane * kWarps;  // of lane k: the warp's gene k
-    int64_t its_begin = 0;
-    int its_n = 0;
-    if (lane < kGenesPerWarp && its_gene >= first_gene && its_gene < n_genes) {
-      its_begin = runs.begin(r, its_gene);
-      its_n = static_cast<int>(runs.begin(r, its_gene + 1) - its_begin);
-    }
-    any |= __ballot_sync(kAllLanes, its_n > 0);
-    fill_strip(runs, r, first, strip);
-    const float2* pairs = reinterpret_cast<const float2*>(strip) + lane;
+    // Of lane k: where the entries of the warp's gene k begin, and of lane kGenesPerWarp where they all end.
+    int gene = own_first + (lane < kGenesPerWarp ? lane : kGenesPerWarp);
+    gene = gene < first_gene ? first_gene : gene;
+    const int64_t its_begin = runs.begin(r, gene < n_genes ? gene : n_genes);
+    const Entry* entries = runs.entries + __shfl_sync(kAllLanes, its_begin, 0);
+    const int its_first = static_cast<int>(its_begin - __shfl_sync(kAllLanes, its_begin, 0));
+    const int n = __shfl_sync(kAllLanes, its_first, kGenesPerWarp);
+    any |= __ballot_sync(kAllLanes, __shfl_down_sync(kAllLanes, its_first, 1) > its_first);
+    Entry next[kAhead / kWarp];
 #pragma unroll
-    for (int k = 0; k < kGenesPerWarp; ++k) {
-      const Entry* entry = runs.entries + __shfl_sync(kAllLanes, its_begin, k);
-      const int n = __shfl_sync(kAllLanes, its_n, k);
-      float2 sum{0, 0};
-#pragma unroll 4
-      for (int e = 0; e < n; ++e) {
-        const Entry own = entry[e];
-        const float2 pair = pairs[own.place];
-        sum.x = __fmaf_rn(own.value, pair.x, sum.x);
-        sum.y = __fmaf_rn(own.value, pair.y, sum.y);
-      }
-      total[k].x += sum.x;
-      total[k].y += sum.y;
+    for (int k = 0; k < kAhead / kWarp; ++k) {
+      next[k] = k * kWarp + lane < n ? entries[k * kWarp + lane] : Entry{0, 0};
     }
-    const int own_low = first + 2 * lane;
+    fill_strip<kThreads>(runs, r, first, strip);
+    const float2* pairs = reinterpret_cast<const float2*>(strip) + lane;
+    for (int at = 0; at < n; at += kAhead) {
+      __syncwarp();  // all have read what stood there
+#pragma unroll
+      for (int k = 0; k < kAhead / kWarp; ++k) own[k * kWarp + lane] = next[k];
+      __syncwarp();
+      int e = 0;
+#pragma unroll
+      for (int k = 0; k < kGenesPerWarp; ++k) {
+        int end = __shfl_sync(kAllLanes, its_first, k + 1) - at;
+        end = end < kAhead ? end : kAhead;
+        float2 sum{0, 0};
+#pragma unroll 4
+        for (; e < end; ++e) {
+          const Entry entry = own[e];
+          const float2 pair = pairs[entry.row * (kPitch / 2)];
+          sum.x = __fmaf_rn(entry.value, pair.x, sum.x);
+          sum.y = __fmaf_rn(entry.value, pair.y, sum.y);
+        }
+        total[k].x += sum.x;
+        total[k].y += sum.y;
+      }
+#pragma unroll
+      for (int k = 0; k < kAhead / kWarp; ++k) {
+        const int later = at + kAhead + k * kWarp + lane;
+        if (later < n) next[k] = entries[later];
+      }
+    }
     n_summed += runs.run[r].n_rows;
     if (runs.ends_sums(r, n_summed, most_summed)) {
+      double* own_gram = panels.at(panel, own_first) + (first + 2 * lane) % kPanel;
 #pragma unroll
       for (int k = 0; k < kGenesPerWarp; ++k) {
         if ((any >> k & 1) == 0) continue;
-        double* gram = panels.at(panel, own_first + k * kWarps) + own_low % kPanel;
+        double* gram = own_gram + k * kPanel;
         gram[0] += static_cast<double>(total[k].x);
         gram[1] += static_cast<double>(total[k].y);
         total[k] = {0, 0};
       }
       any = 0;
       n_summed = 0;
-    }
-    if (!runs.ends_block(r)) continue;
-    const double* shifts = runs.shift + static_cast<int64_t>(r) * n_genes;
-    const bool is_shifted =
-        (own_low < n_genes && shifts[own_low] != 0) || (own_low + 1 < n_genes && shifts[own_low + 1] != 0);
-    const bool any_shifted = __any_sync(kAllLanes, is_shifted);
-#pragma unroll 1
-    for (int gene = own_first; gene < group + kGroup && gene < n_genes; gene += kWarps) {
-      if (gene < first_gene || (!any_shifted && shifts[gene] == 0)) continue;
-      double* gram = panels.at(panel, gene) + own_low % kPanel;
-      gram[0] += unshift(runs, r, own_low, gene);
-      gram[1] += unshift(runs, r, own_low + 1, gene);
     }
   }
 }

@@ -1,4 +1,5 @@
-// Two panels of 128 frequent genes: a tile of 128 x 128 sums, by tensor cores (tensor_core.cuh), 32 x 32 to a warp.
+// A panel of 128 frequent genes against two: a tile of 128 x 256 sums, by tensor cores (tensor_core.cuh), 64 x 32 to a
+// warp. The values stand in device memory as the tensor cores take them, so that a block copies them and multiplies.
 #pragma once
 
 #include "gram_panels.cuh"
@@ -6,58 +7,61 @@
 
 namespace corrmask {
 
-constexpr int kTileThreads = 512;
-constexpr int kTileRows = 8;                // rows of words in shared memory: one step of the tensor cores
-constexpr int kTilePitch = kPanel + 8;      // words: the lanes of a fragment spread over the banks
-constexpr int kWarpLow = 2, kWarpHigh = 4;  // fragments of a warp: 2 of 16 low genes, 4 of 8 high genes
+constexpr int kPieces = 2;
+constexpr int kSliceGenes = 16, kSlices = kPanel / kSliceGenes;
+constexpr int kPieceWords = kSlices * kWarp;       // four words each: those of one lane, of one slice
+constexpr int kStepWords = kPieces * kPieceWords;  // of a panel, of 16 cells
+constexpr int kTileThreads = 512, kCopyThreads = 128, kHighPanels = 2;
+constexpr int kStages = 4;  // steps in shared memory, all but one of them on their way
+constexpr int kStageWords = (1 + kHighPanels) * kStepWords;
+constexpr int64_t kTileBytes = int64_t{kStages} * kStageWords * sizeof(uint4);
+constexpr int kWarpLow = 4, kWarpHigh = 4;  // fragments of a warp: 4 of 16 low genes, 4 of 8 high genes
 
-using TileWords = uint32_t[kTileRows][kTilePitch];  // of one piece
-
-// What a thread brings of each step: of one of the two panels, of four genes, the cells of a word. It is on its way
-// while the step before is multiplied, and each thread waits for its own alone.
-template <class Split>
-struct NextCells {
-  float4 cell[Split::kCellsPerWord][kTileThreads];
-
-  static __device__ int quad() { return static_cast<int>(threadIdx.x) % (kPanel / 4); }
-  static __device__ int word() { return static_cast<int>(threadIdx.x) / (kPanel / 4) % kTileRows; }
-  static __device__ int side() { return static_cast<int>(threadIdx.x) / (kTileThreads / 2); }
-
-  // Rows first .. first + 7 (15) of `rows` [n_rows, kPanel], 0 behind the last.
-  __device__ void request(const float* rows, int first, int n_rows) {
-#pragma unroll
-    for (int c = 0; c < Split::kCellsPerWord; ++c) {
-      const int row = first + word() * Split::kCellsPerWord + c;
-      const float4* from = reinterpret_cast<const float4*>(rows + (row < n_rows ? row : 0) * kPanel) + quad();
-      copy_async(cell[c] + threadIdx.x, from, row < n_rows);
+// One block to a run and 16 genes of a dense panel: lane (g, t) of each step finds word t of genes g and g + 8, then
+// word t + 4 of them: what it gives for 16 low genes, or for twice 8 high ones.
+static __global__ void __launch_bounds__(128) fill_dense_kernel(Runs runs) {
+  constexpr int kRowValues = kSliceGenes + 1;  // columns spread over the banks
+  __shared__ float values[kRun * kRowValues];
+  const int64_t r = blockIdx.x / (runs.most_dense * kSlices), slice = blockIdx.x % (runs.most_dense * kSlices);
+  const int64_t panel = slice / kSlices, first = slice * kSliceGenes;
+  if (r >= runs.n_runs() || panel >= runs.n_dense()) return;
+  const Run run = runs.run[r];
+  const int n_steps = static_cast<int>(run.n_steps());
+  const int n_values = n_steps * static_cast<int>(kStep) * kRowValues;
+  for (int at = static_cast<int>(threadIdx.x); at < n_values; at += static_cast<int>(blockDim.x)) values[at] = 0;
+  __syncthreads();
+  for (int g = static_cast<int>(threadIdx.x) / kWarp; g < kSliceGenes; g += static_cast<int>(blockDim.x) / kWarp) {
+    const int64_t gene = first + g;
+    if (gene >= runs.n_genes) break;
+    const float scale = scale_of(runs.largest[gene]);
+    const int64_t end = runs.begin(r, gene + 1);
+#pragma unroll 4
+    for (int64_t e = runs.begin(r, gene) + lane_id(); e < end; e += kWarp) {
+      const Entry entry = runs.entries[e];
+      values[entry.row * kRowValues + g] = entry.value * scale;
     }
   }
-
-  // Puts the pieces of what has come where all threads find them.
-  __device__ void cut(TileWords (*pieces)[Split::kPieces]) const {
-    float x[Split::kCellsPerWord], y[Split::kCellsPerWord], z[Split::kCellsPerWord], w[Split::kCellsPerWord];
+  __syncthreads();
+  uint4* steps = runs.dense + (panel * runs.most_steps + run.first_step) * kStepWords + slice % kSlices * kWarp;
+  for (int at = static_cast<int>(threadIdx.x); at < n_steps * kWarp; at += static_cast<int>(blockDim.x)) {
+    const int step = at / kWarp, lane = at % kWarp;
+    const float* own = values + (step * static_cast<int>(kStep) + 2 * (lane % 4)) * kRowValues + lane / 4;
+    float x[2] = {own[0], own[kRowValues]}, y[2] = {own[8], own[kRowValues + 8]};
+    float z[2] = {own[8 * kRowValues], own[9 * kRowValues]};
+    float w[2] = {own[8 * kRowValues + 8], own[9 * kRowValues + 8]};
 #pragma unroll
-    for (int c = 0; c < Split::kCellsPerWord; ++c) {
-      const float4 own = cell[c][threadIdx.x];
-      x[c] = own.x;
-      y[c] = own.y;
-      z[c] = own.z;
-      w[c] = own.w;
-    }
-#pragma unroll
-    for (int p = 0; p < Split::kPieces; ++p) {
-      reinterpret_cast<uint4*>(pieces[side()][p][word()])[quad()] =
-          uint4{Split::take(x), Split::take(y), Split::take(z), Split::take(w)};
+    for (int p = 0; p < kPieces; ++p) {
+      steps[step * kStepWords + p * kPieceWords + lane] =
+          uint4{take_piece(x), take_piece(y), take_piece(z), take_piece(w)};
     }
   }
-};
-static_assert(kTileThreads == 2 * kTileRows * kPanel / 4);
+}
 
 // sum[i][j]: what the fragments of low genes i and high genes j share, as the lanes hold it.
 struct TileSums {
   float sum[kWarpLow][kWarpHigh][4];
 
-  __device__ void clear() {
+  __device__ __forceinline__ void clear() {
 #pragma unroll
     for (int i = 0; i < kWarpLow; ++i) {
 #pragma unroll
@@ -68,94 +72,113 @@ struct TileSums {
     }
   }
 
-  template <class Split>
-  __device__ void add(const TileWords* lows, const TileWords* highs, int own_low, int own_high) {
-    constexpr int n = Split::kPieces;
-    const int gene = lane_id() / 4, row = lane_id() % 4;
-    uint32_t high[n][kWarpHigh][2];
+  // Adds a step; `lows` and `highs` are this lane's words of the warp's first slices.
+  __device__ __forceinline__ void add(const uint4* lows, const uint4* highs) {
+    uint32_t high[kPieces][kWarpHigh][2];
 #pragma unroll
-    for (int p = 0; p < n; ++p) {
+    for (int p = 0; p < kPieces; ++p) {
 #pragma unroll
-      for (int j = 0; j < kWarpHigh; ++j) {
-        high[p][j][0] = highs[p][row][own_high + 8 * j + gene];
-        high[p][j][1] = highs[p][row + 4][own_high + 8 * j + gene];
+      for (int j = 0; j < kWarpHigh; j += 2) {
+        const uint4 words = highs[p * kPieceWords + j / 2 * kWarp];
+        high[p][j][0] = words.x;
+        high[p][j][1] = words.z;
+        high[p][j + 1][0] = words.y;
+        high[p][j + 1][1] = words.w;
       }
     }
+    constexpr int kAtOnce = 2;  // products that do not wait for one another
+    const float nothing[4] = {0, 0, 0, 0};
 #pragma unroll
     for (int i = 0; i < kWarpLow; ++i) {
-      float step[kWarpHigh][4] = {};
+      const uint4 small = lows[kPieceWords + i * kWarp], large = lows[i * kWarp];
+      const uint32_t low_small[4] = {small.x, small.y, small.z, small.w};
+      const uint32_t low_large[4] = {large.x, large.y, large.z, large.w};
 #pragma unroll
-      for (int p = n - 1; p >= 0; --p) {
-        const int at = own_low + 16 * i + gene;
-        const uint32_t low[4] = {lows[p][row][at], lows[p][row][at + 8], lows[p][row + 4][at],
-                                 lows[p][row + 4][at + 8]};
+      for (int first = 0; first < kWarpHigh; first += kAtOnce) {
+        float step[kAtOnce][4];
 #pragma unroll
-        for (int q = n - 1 - p; q >= 0; --q) {
+        for (int j = 0; j < kAtOnce; ++j) mma_f16(step[j], low_small, high[0][first + j], nothing);
 #pragma unroll
-          for (int j = 0; j < kWarpHigh; ++j) Split::multiply(step[j], low, high[q][j]);
+        for (int j = 0; j < kAtOnce; ++j) mma_f16(step[j], low_large, high[1][first + j], step[j]);
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) mma_f16(step[j], low_large, high[0][first + j], step[j]);
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) {
+#pragma unroll
+          for (int k = 0; k < 4; ++k) sum[i][first + j][k] += step[j][k];
         }
-      }
-#pragma unroll
-      for (int j = 0; j < kWarpHigh; ++j) {
-#pragma unroll
-        for (int k = 0; k < 4; ++k) sum[i][j][k] += step[j][k];
       }
     }
   }
 };
 
-// One block to a pair of dense panels, low <= high. Sums of more than `most_summed` cells are not kept in float32.
-template <class Split>
-__global__ void __launch_bounds__(kTileThreads)
-    add_tiles_kernel(Runs runs, Panels panels, int64_t n_cells, int64_t n_panels, int64_t most_summed) {
-  __shared__ __align__(16) TileWords pieces[2][Split::kPieces];  // of the low panel and of the high one
-  __shared__ __align__(16) NextCells<Split> next;
-  const int64_t low = panels.first + blockIdx.x % n_panels, high = blockIdx.x / n_panels;
-  if (low > high || high >= runs.n_dense()) return;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int own_low = 16 * kWarpLow * (warp % 4), own_high = 8 * kWarpHigh * (warp / 4);
-  const int64_t n_runs = runs.n_runs();
+// One block to a dense panel and two that are not before it. Sums of more than `most_summed` cells are not kept in
+// float32.
+static __global__ void __launch_bounds__(kTileThreads, 1)
+    add_tiles_kernel(Runs runs, Panels panels, int64_t n_panels, int64_t most_summed) {
+  CORRMASK_DYNAMIC_SHARED(shared);
+  uint4* stages = reinterpret_cast<uint4*>(shared);
+  // What is of 32 bits here would not fit into registers otherwise.
+  const int low = static_cast<int>(panels.first + blockIdx.x % n_panels);
+  const int first_high = static_cast<int>(blockIdx.x / n_panels) * kHighPanels;
+  const int n_dense = static_cast<int>(runs.n_dense());
+  const int n_genes = static_cast<int>(runs.n_genes);
+  if (low >= first_high + kHighPanels || low >= n_dense || first_high >= n_dense) return;
+  const int n_steps = static_cast<int>(runs.n->steps);
+  // Of each panel 128 threads copy the steps; of a second high one that is not dense nothing is kept.
+  const int side = static_cast<int>(threadIdx.x) / kCopyThreads, own = static_cast<int>(threadIdx.x) % kCopyThreads;
+  int its_panel = side == 0 ? low : first_high + side - 1;
+  its_panel = its_panel < n_dense ? its_panel : n_dense - 1;
+  const uint4* next = runs.dense + its_panel * runs.most_steps * kStepWords + own;
+  const auto request = [&](int step) {
+    if (step < n_steps && side <= kHighPanels) {
+      uint4* stage = stages + step % kStages * kStageWords + side * kStepWords + own;
+#pragma unroll
+      for (int at = 0; at < kStepWords; at += kCopyThreads) copy_async(stage + at, next + at);
+      next += kStepWords;
+    }
+    close_copies();
+  };
+  const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = lane_id();
+  const int own_low = 16 * kWarpLow * (warp % 2), own_high = 8 * kWarpHigh * (warp / 2 % 4);
+  const int high = first_high + warp / 8;
+  const bool is_kept = low <= high && high < n_dense;
+  const int low_words = own_low / kSliceGenes * kWarp + lane;
+  const int high_words = (1 + warp / 8) * kStepWords + own_high / kSliceGenes * kWarp + lane;
+  // The lane's first genes, and what they share.
+  const int lane_low = low * static_cast<int>(kPanel) + own_low + lane / 4;
+  const int lane_high = high * static_cast<int>(kPanel) + own_high + 2 * (lane % 4);
+  const int n_high = is_kept ? n_genes - lane_high : 0;
+  double* own_gram = panels.at(low, is_kept ? lane_high : lane_low) + lane_low % kPanel;
   TileSums sums;
   sums.clear();
-  int64_t n_summed = 0;
-  for (int64_t r = 0; r < n_runs; ++r) {
-    constexpr int kCells = kTileRows * Split::kCellsPerWord;
-    const int n_rows = runs.run[r].n_rows;
-    const int64_t own_panel = next.side() == 0 ? low : high;
-    const float* rows = runs.dense + (own_panel * n_cells + runs.run[r].first) * kPanel;
-    next.request(rows, 0, n_rows);
-    for (int row = 0; row < n_rows; row += kCells) {
-      wait_for_copies();
-      __syncthreads();
-      next.cut(pieces);
-      __syncthreads();
-      // While these are multiplied. Nothing may be under way behind a run: copies to one place keep no order.
-      if (row + kCells < n_rows) next.request(rows, row + kCells, n_rows);
-      sums.add<Split>(pieces[0], pieces[1], own_low, own_high);
+  int step = 0, n_summed = 0;
+  for (int ahead = 0; ahead < kStages - 1; ++ahead) request(ahead);
+  for (int r = 0; r < runs.n_runs(); ++r) {
+    for (const int last = step + static_cast<int>(runs.run[r].n_steps()); step < last; ++step) {
+      wait_for_copies<kStages - 2>();
+      __syncthreads();              // everyone's part of this step is there, and nobody reads the one before any more
+      request(step + kStages - 1);  // takes its place
+      const uint4* stage = stages + step % kStages * kStageWords;
+      sums.add(stage + low_words, stage + high_words);
     }
-    const int64_t first_low = own_low + lane_id() / 4, first_high = high * kPanel + own_high + 2 * (lane_id() % 4);
-    n_summed += n_rows;
+    n_summed += runs.run[r].n_rows;
     if (runs.ends_sums(r, n_summed, most_summed)) {
 #pragma unroll
-      for (int j = 0; j < 2 * kWarpHigh; ++j) {
+      for (int at = 0; at < 4 * kWarpHigh; ++at) {
         __syncwarp();  // or the compiler would ask for all of these first, for which there are no registers
-        const int64_t gene = first_high + 8 * (j / 2) + j % 2;
-        if (gene >= runs.n_genes) continue;
-        double* gram = panels.at(low, gene) + first_low;
+        const int j = at / 4, k = at % 2, half = at / 2 % 2;
+        if (8 * j + k >= n_high) continue;
+        double* gram = own_gram + (8 * j + k) * kPanel + 8 * half;
+        const double unit = static_cast<double>(unit_of(runs.largest[lane_high + 8 * j + k]));
 #pragma unroll
-        for (int i = 0; i < 2 * kWarpLow; ++i) {
-          gram[8 * i] += static_cast<double>(sums.sum[i / 2][j / 2][2 * (i % 2) + j % 2]);
+        for (int i = 0; i < kWarpLow; ++i) {
+          const float own_unit = unit_of(runs.largest[lane_low + 16 * i + 8 * half]);
+          gram[16 * i] += unit * static_cast<double>(sums.sum[i][j][2 * half + k] * own_unit);
         }
       }
       sums.clear();
       n_summed = 0;
-    }
-    if (!runs.ends_block(r)) continue;
-#pragma unroll 1
-    for (int at = 0; at < 4 * kWarpLow * kWarpHigh; ++at) {  // apart, since it would take registers from the sums
-      const int64_t j = at / (2 * kWarpLow), i = at % (2 * kWarpLow);
-      const int64_t gene = first_high + 8 * (j / 2) + j % 2, t = first_low + 8 * i;
-      if (gene < runs.n_genes) panels.at(low, gene)[t] += unshift(runs, r, low * kPanel + t, gene);
     }
   }
 }

@@ -1,7 +1,7 @@
-// The panels of the Gram matrix that a launch adds to, and what undoes the shifts of the genes.
+// The panels of the Gram matrix that a launch adds to, and the kernel that undoes the shifts of the genes.
 #pragma once
 
-#include "expression_runs.cuh"
+#include "gene_entries.cuh"
 
 namespace corrmask {
 
@@ -16,14 +16,29 @@ struct Panels {
   }
 };
 
-// What undoes the shifts of both sides: the sum of (z + s)(z' + s') less that of z z', z and z' being what was summed
-// in the block whose last run is r.
-__device__ inline double unshift(const Runs& runs, int64_t r, int64_t low, int64_t high) {
-  if (low >= runs.n_genes) return 0;
-  const double shift = runs.shift[r * runs.n_genes + low], other = runs.shift[r * runs.n_genes + high];
-  const double shifted_sum =
-      runs.sum[r * runs.n_genes + low] - static_cast<double>(runs.run[r].cells_of_block()) * shift;
-  return shift * runs.sum[r * runs.n_genes + high] + other * shifted_sum;
+// One warp to a panel and a gene, a lane to every 32nd gene of the panel, block after block of the cells: what undoes
+// the shifts of both sides, the sum of (z + s)(z' + s') less that of z z', z and z' being what was summed.
+static __global__ void undo_shifts_kernel(Runs runs, Panels panels) {
+  const int64_t warps_per_block = blockDim.x / kWarp, n_genes = runs.n_genes, n_blocks = runs.n->blocks;
+  const int64_t panel = panels.first + blockIdx.y, first = panel * kPanel;
+  uint32_t any_low = 0;
+  for (int64_t low = first + lane_id(); low < first + kPanel && low < n_genes; low += kWarp) {
+    any_low |= runs.is_shifted[low];
+  }
+  const bool is_panel_shifted = __any_sync(kAllLanes, any_low != 0);
+  for (int64_t high = first + blockIdx.x * warps_per_block + threadIdx.x / kWarp; high < n_genes;
+       high += gridDim.x * warps_per_block) {
+    if (!is_panel_shifted && runs.is_shifted[high] == 0) continue;
+    for (int64_t low = first + lane_id(); low < first + kPanel && low < n_genes; low += kWarp) {
+      double sum = 0;
+      for (int64_t b = 0; b < n_blocks; ++b) {
+        const double shift = runs.shift[b * n_genes + low], other = runs.shift[b * n_genes + high];
+        const double n_cells = static_cast<double>(runs.block[b].n_cells);
+        sum += shift * runs.sum[b * n_genes + high] + other * (runs.sum[b * n_genes + low] - n_cells * shift);
+      }
+      panels.at(panel, high)[low - first] += sum;
+    }
+  }
 }
 
 }  // namespace corrmask

@@ -6,32 +6,6 @@
 
 namespace corrmask {
 
-// One warp to a cell: its rare genes, in the order in which they stand there.
-template <class Index, class Count>
-__global__ void list_rare_kernel(CountRows<Index, Count> rows, Runs runs) {
-  const int64_t warps_per_block = blockDim.x / kWarp, first_rare = runs.n_frequent() * kPanel;
-  const int lane = lane_id();
-  for (int64_t cell = blockIdx.x * warps_per_block + threadIdx.x / kWarp; cell < rows.n_cells;
-       cell += gridDim.x * warps_per_block) {
-    const int64_t begin = rows.begin(cell), end = rows.end(cell);
-    int32_t n = 0;
-    for (int64_t first = begin; first < end; first += kWarp) {
-      const int64_t e = first + lane, gene = e < end ? rows.gene(e) : -1;
-      const bool is_rare = gene >= first_rare;
-      const unsigned votes = __ballot_sync(kAllLanes, is_rare);
-      if (is_rare) {
-        runs.rare[begin + n + rank_among(votes, lane)] = {static_cast<int32_t>(gene),
-                                                          static_cast<float>(rows.y(e, runs.total[cell]))};
-      }
-      n += __popc(votes);
-    }
-    if (lane == 0) {
-      runs.rare_start[cell] = begin;
-      runs.n_rare[cell] = n;
-    }
-  }
-}
-
 // One warp to a rare gene: what it shares with those before it, and with itself, in each of its cells, one after
 // another, in float64. No two lanes are at one of them, and none of these genes is shifted.
 static __global__ void add_rare_kernel(Runs runs, Panels panels) {
@@ -47,7 +21,7 @@ static __global__ void add_rare_kernel(Runs runs, Panels panels) {
         int32_t its_n = 0;
         if (first + lane < end) {
           own = runs.entries[first + lane];
-          const int64_t cell = runs.order[runs.run[r].first + own.place / (kPitch / 2)];
+          const int64_t cell = runs.order[runs.run[r].first + own.row];
           its_start = runs.rare_start[cell];
           its_n = runs.n_rare[cell];
         }

@@ -15,6 +15,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -52,7 +53,7 @@ struct Fibre {
   bool finished = false;
   const Meeting* waits_for = nullptr;
   uint64_t waits_past = 0;
-  std::vector<std::function<void()>> copies;  // asked for, and there once it has waited
+  std::deque<std::vector<std::function<void()>>> copies;  // by group: asked for, and there once it has waited
 };
 
 struct Block {
@@ -169,16 +170,19 @@ inline void run_block(Block& one) {
   }
 }
 
-// kernel<<<n_blocks, n_threads, shared_bytes>>>(), its call wrapped in a function.
-inline void launch(unsigned n_blocks, unsigned n_threads, size_t shared_bytes, std::function<void()> kernel) {
+// kernel<<<{n_blocks, n_rows}, n_threads, shared_bytes>>>(), its call wrapped in a function.
+inline void launch(unsigned n_blocks, unsigned n_threads, size_t shared_bytes, std::function<void()> kernel,
+                   unsigned n_rows = 1) {
   Block one;
   one.kernel = std::move(kernel);
   one.block_size.x = n_threads;
   one.grid_size.x = n_blocks;
+  one.grid_size.y = n_rows;
   one.shared_bytes = shared_bytes;
   one.shared.resize(shared_bytes + kGuard);
-  for (unsigned b = 0; b < n_blocks; ++b) {
-    one.block_index.x = b;
+  for (unsigned b = 0; b < n_blocks * n_rows; ++b) {
+    one.block_index.x = b % n_blocks;
+    one.block_index.y = b / n_blocks;
     run_block(one);
   }
 }
@@ -318,14 +322,25 @@ struct float4 {
 struct uint4 {
   unsigned x, y, z, w;
 };
-inline void copy_async(float4* shared, const float4* global, bool is_there) {
-  emulation::block->current->copies.emplace_back([=] { *shared = is_there ? *global : float4{0, 0, 0, 0}; });
+inline void copy_async(uint4* shared, const uint4* global) {
+  auto& groups = emulation::block->current->copies;
+  if (groups.empty()) groups.emplace_back();
+  groups.back().emplace_back([=] { *shared = *global; });
 }
-inline void wait_for_copies() {  // in an order that is drawn: hardware keeps none
-  auto& copies = emulation::block->current->copies;
-  for (size_t i = copies.size(); i > 1; --i) std::swap(copies[i - 1], copies[emulation::next_random() % i]);
-  for (const auto& copy : copies) copy();
-  copies.clear();
+inline void close_copies() {
+  auto& groups = emulation::block->current->copies;
+  if (groups.empty()) groups.emplace_back();
+  groups.emplace_back();
+}
+template <int n_open>
+void wait_for_copies() {  // those of a group in an order that is drawn: hardware keeps none
+  auto& groups = emulation::block->current->copies;
+  while (groups.size() > n_open + 1) {  // the last is not closed yet
+    auto& copies = groups.front();
+    for (size_t i = copies.size(); i > 1; --i) std::swap(copies[i - 1], copies[emulation::next_random() % i]);
+    for (const auto& copy : copies) copy();
+    groups.pop_front();
+  }
 }
 inline unsigned __float_as_uint(float value) {
   return static_cast<unsigned>(emulation::bits_of(value));
@@ -343,6 +358,9 @@ T __ldg(const T* at) {
 }
 inline int __popc(unsigned bits) {
   return __builtin_popcount(bits);
+}
+inline int __popcll(unsigned long long bits) {
+  return __builtin_popcountll(bits);
 }
 inline int __ffs(int bits) {
   return __builtin_ffs(bits);

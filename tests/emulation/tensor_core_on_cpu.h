@@ -1,4 +1,4 @@
-// Tensor cores on a CPU, for csrc/cuda/tensor_core.cuh: who holds what as the PTX ISA has it (mma.m16n8k16, .m16n8k8),
+// Tensor cores on a CPU, for csrc/cuda/tensor_core.cuh: who holds what as the PTX ISA has it (mma.m16n8k16),
 // the sum of a product cut to float32 towards zero, which is the most that hardware was seen to lose.
 #pragma once
 
@@ -35,36 +35,31 @@ inline float cut_to_float(double value) {
   return std::fabs(static_cast<double>(nearest)) > std::fabs(value) ? std::nextafterf(nearest, 0.f) : nearest;
 }
 
-// sum[0 .. 3] of rows g, g, g + 8, g + 8 and columns 2 t, 2 t + 1, 2 t, 2 t + 1; `product` is that of two words.
-template <class Product>
-void mma(float (&sum)[4], const uint32_t (&low)[4], const uint32_t (&high)[2], const Product& product) {
-  const Operands& operands = Operands::meet(low, high);
-  const int lane = static_cast<int>(thread()) % kLanes;
-  for (int k = 0; k < 4; ++k) {
-    double total = static_cast<double>(sum[k]);
-    for (int at = 0; at < 8; ++at) {
-      total += product(operands.low_word(lane / 4 + 8 * (k / 2), at), operands.high_word(2 * (lane % 4) + k % 2, at));
-    }
-    sum[k] = cut_to_float(total);
-  }
-}
-
-inline double number(uint32_t bits) {
-  return static_cast<double>(from_bits<float>(bits));
+inline double half_number(uint32_t bits) {
+  return static_cast<double>(from_bits<_Float16>(bits & 0xffffu));
 }
 
 }  // namespace emulation
 
-inline void mma_bf16(float (&sum)[4], const uint32_t (&low)[4], const uint32_t (&high)[2]) {
-  using emulation::number;
-  emulation::mma(sum, low, high, [](uint32_t a, uint32_t b) {
-    return number(a << 16) * number(b << 16) + number(a & 0xffff0000u) * number(b & 0xffff0000u);
-  });
+inline uint32_t bits_of_half(float value) {
+  return static_cast<uint32_t>(emulation::bits_of(static_cast<_Float16>(value)));
+}
+inline float half_of_bits(uint32_t bits) {
+  return static_cast<float>(emulation::half_number(bits));
 }
 
-inline void mma_tf32(float (&sum)[4], const uint32_t (&low)[4], const uint32_t (&high)[2]) {
-  using emulation::number;
-  emulation::mma(sum, low, high, [](uint32_t a, uint32_t b) {  // what lies below 11 bits is not looked at
-    return number(a & 0xffffe000u) * number(b & 0xffffe000u);
-  });
+// sum[0 .. 3] of rows g, g, g + 8, g + 8 and columns 2 t, 2 t + 1, 2 t, 2 t + 1.
+inline void mma_f16(float (&sum)[4], const uint32_t (&low)[4], const uint32_t (&high)[2], const float (&before)[4]) {
+  using emulation::half_number;
+  const emulation::Operands& operands = emulation::Operands::meet(low, high);
+  const int lane = static_cast<int>(emulation::thread()) % emulation::kLanes;
+  for (int k = 0; k < 4; ++k) {
+    double total = static_cast<double>(before[k]);
+    for (int at = 0; at < 8; ++at) {
+      const uint32_t a = operands.low_word(lane / 4 + 8 * (k / 2), at);
+      const uint32_t b = operands.high_word(2 * (lane % 4) + k % 2, at);
+      total += half_number(a) * half_number(b) + half_number(a >> 16) * half_number(b >> 16);
+    }
+    sum[k] = emulation::cut_to_float(total);
+  }
 }
