@@ -112,7 +112,7 @@ void count_values(const Cells<Index, Count>& cells, const std::vector<int64_t>& 
       for (int64_t k = 0; k < n; ++k) {
         const double value = per_ten_thousand(static_cast<double>(cells.count[e + k]), total);
         place[k] = value > 0 ? gene_start[cells.column[e + k]] + bucket_of(value) : kNowhere;
-        __builtin_prefetch(low + place[k], 1);
+        __builtin_prefetch(low + std::max<int64_t>(place[k], 0), 1);
       }
       for (int64_t k = 0; k < n; ++k) {
         if (place[k] >= 0 && ++low[place[k]] == 0) ++carries[place[k]];
