@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
+from corrmask import ops
 from corrmask.sources.cutting import cut
+from corrmask.staging import writable
 
 RELATIVE_ERROR = 1e-3
 _LEADING_BITS = 9  # of the mantissa: the middle of a bucket errs by 1 / 1024 of a value at most
 _BUCKETS = 1 << _LEADING_BITS  # in an octave
 _SHIFT = 52 - _LEADING_BITS
 _BLOCK = 1 << 16  # values looked at together: their temporaries stay in the processor's cache
+_BYTES = 12  # of a kept value, at most: its count and its column
+
+_Part = tuple[sp.csr_array, np.ndarray, np.ndarray]  # counts, totals of the cells, genes of the columns
 
 
 class MedianAccumulator:
@@ -31,58 +38,55 @@ class MedianAccumulator:
     def __init__(self, n_genes: int, memory_bytes: int = 2_000_000_000) -> None:
         self.n_genes = n_genes
         self.memory_bytes = memory_bytes
-        self._sketch = _Sketch(n_genes)
-        self._values: list[tuple[np.ndarray, np.ndarray]] | None = []  # genes and values, while they fit
-        self._bytes = 0
+        self._kept: list[_Part] = []  # chunks as they came, while they fit
+        self._n_kept = 0
+        self._sketch: _Sketch | None = None  # when they no longer do
 
     @property
     def is_exact(self) -> bool:
         """Whether all values are kept."""
-        return self._values is not None
+        return self._sketch is None
 
     def update(self, counts: sp.csr_array, columns: np.ndarray) -> None:
-        """Add a chunk.
+        """Add a chunk, whose memory may be kept.
 
         Parameters
         ----------
         counts
-            CSR [n, n_columns], raw counts.
+            CSR [n, n_columns], raw counts; columns ascend in each cell, none twice.
         columns
-            int [n_columns]: the gene of each column, 0 .. G - 1, or -1 to leave it out (its counts are in the totals).
+            int [n_columns]: the gene of each column, 0 .. G - 1, each once, or -1 to leave it out (its counts are in
+            the totals).
         """
-        totals, indptr = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel(), counts.indptr
-        for start, stop in cut(indptr, _BLOCK, counts.shape[0]):
-            part = slice(indptr[start], indptr[stop])
-            genes, values = columns[counts.indices[part]], counts.data[part] * np.float64(10000)
-            with np.errstate(invalid="ignore"):  # stored zeros of a cell without counts
-                values /= np.repeat(totals[start:stop], np.diff(indptr[start : stop + 1]))
-            used = (values > 0) & (genes >= 0)
-            self._add(*((genes, values) if used.all() else (genes[used], values[used])))
-
-    def _add(self, genes: np.ndarray, values: np.ndarray) -> None:
-        self._sketch.add(genes, values)
-        if self._values is not None:
-            self._values.append((genes.astype(np.int32), values))
-            self._bytes += 12 * len(values)
-            if 2 * self._bytes > self.memory_bytes:  # half of the budget is for the sketch and what is picked by it
-                self._values, self._bytes = None, 0
+        part = counts, _totals(counts), columns.astype(np.int32)
+        if self._sketch is not None:
+            self._sketch.add(*part)
+            return
+        part = _without_unused(*part)
+        self._kept.append(part)
+        self._n_kept += part[0].nnz
+        if 2 * _BYTES * self._n_kept > self.memory_bytes:  # half of the budget: the sketch, and what is picked by it
+            self._sketch = _Sketch(self.n_genes)
+            while self._kept:
+                self._sketch.add(*self._kept.pop())
 
     def medians(self) -> np.ndarray:
         """float64 [G], NaN for a gene without counts; of an even number the mean of the two middle values."""
-        n, low, high, below = self._sketch.middle()
+        sketch = self._sketch
+        if sketch is None:
+            sketch = _Sketch(self.n_genes)
+            for part in self._kept:
+                sketch.add(*part)
+        n, low, high, below = sketch.middle()
         counted = n > 0
         medians = np.full(self.n_genes, np.nan)
         if not counted.any():
             return medians
-        if self._values is None:
+        if not self.is_exact:
             medians[counted] = (_midpoint(low[counted]) + _midpoint(high[counted])) / 2
             return medians
-        picked = []  # the values in the two middle ones' buckets
-        for genes, values in self._values:
-            buckets = values.view(np.int64) >> _SHIFT
-            inside = (buckets >= low[genes]) & (buckets <= high[genes])
-            picked.append((genes[inside], values[inside]))
-        genes, values = (np.concatenate(part) for part in zip(*picked, strict=True))
+        picked = [pair for part in self._kept for pair in _values_between(*part, low, high)]
+        genes, values = (np.concatenate(pairs) for pairs in zip(*picked, strict=True))
         values = values[np.lexsort((values, genes))]
         per_gene = np.bincount(genes, minlength=self.n_genes)
         first = (np.cumsum(per_gene) - per_gene - below)[counted]  # where a gene's smallest value would stand
@@ -97,6 +101,40 @@ class MedianAccumulator:
         return {"kind": "sketch", "target_sum": 10000, "relative_error": RELATIVE_ERROR}
 
 
+def _totals(counts: sp.csr_array) -> np.ndarray:
+    """float64 [n]: the total of each cell."""
+    totals = counts.sum(axis=1)
+    if counts.dtype == np.float32 and totals.max(initial=0) >= 1 << 24:  # float32 no longer holds every whole number
+        totals = counts.astype(np.float64).sum(axis=1)
+    return totals.astype(np.float64)
+
+
+def _without_unused(counts: sp.csr_array, totals: np.ndarray, genes: np.ndarray) -> _Part:
+    """A chunk without stored zeros and columns that are left out."""
+    used = counts.data > 0
+    if (genes < 0).any():
+        used &= genes[counts.indices] >= 0
+    if not used.all():
+        indptr = np.concatenate([[0], np.cumsum(used)])[counts.indptr]
+        counts = sp.csr_array((counts.data[used], counts.indices[used], indptr), shape=counts.shape)
+    return counts, totals, genes
+
+
+def _values_between(
+    counts: sp.csr_array, totals: np.ndarray, genes: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Genes and values of a chunk in their genes' buckets `low` .. `high`, block by block."""
+    indptr = counts.indptr
+    for start, stop in cut(indptr, _BLOCK, counts.shape[0]):
+        entries = slice(indptr[start], indptr[stop])
+        gene = genes[counts.indices[entries]]
+        values = counts.data[entries] * np.float64(10000)
+        values /= np.repeat(totals[start:stop], np.diff(indptr[start : stop + 1]))
+        buckets = values.view(np.int64) >> _SHIFT
+        inside = (buckets >= low[gene]) & (buckets <= high[gene])
+        yield gene[inside], values[inside]
+
+
 def _midpoint(buckets: np.ndarray) -> np.ndarray:
     """The middle of each bucket: float64."""
     return ((buckets << _SHIFT) + (1 << (_SHIFT - 1))).view(np.float64)
@@ -105,47 +143,54 @@ def _midpoint(buckets: np.ndarray) -> np.ndarray:
 class _Sketch:
     """How many values of each gene share their exponent and the leading bits of their mantissa.
 
-    One shift of a value's bits gives its bucket, where those of one width in the logarithm (DDSketch: Masson, Rim, Lee,
-    VLDB 2019) cost a logarithm. They take 2 KB for each gene and octave between the smallest value and the largest.
+    They take 2.5 KB for each gene and octave between the smallest value and the largest.
 
     Attributes
     ----------
-    counts
-        uint32 [G, buckets], from the bucket `first` on, which begins an octave.
+    low, carries
+        uint8 and uint32 [G, buckets], from the bucket `first` on, which begins an octave: 256 * carries + low values.
     """
 
     def __init__(self, n_genes: int) -> None:
         self.first = 0
-        self.counts = np.zeros((n_genes, 0), dtype=np.uint32)
+        self.low = np.zeros((n_genes, 0), dtype=np.uint8)
+        self.carries = np.zeros((n_genes, 0), dtype=np.uint32)
 
-    def add(self, genes: np.ndarray, values: np.ndarray) -> None:
-        """Add float64 values, positive, and the gene of each."""
-        if not len(values):
-            return
-        buckets = values.view(np.int64) >> _SHIFT
-        self._reach(int(buckets.min()), int(buckets.max()))
-        places = genes * np.int64(self.counts.shape[1])
-        places += buckets
-        places -= self.first
-        np.add.at(self.counts.reshape(-1), places, np.uint32(1))
+    def add(self, counts: sp.csr_array, totals: np.ndarray, genes: np.ndarray) -> None:
+        """Add the values of a chunk."""
+        chunk = counts.indptr.astype(np.int64, copy=False), counts.indices, counts.data, totals, genes
+        tensors = [writable(array) for array in chunk]
+        low, high = self._count(tensors)
+        if low <= high and self._reach(low, high):
+            self._count(tensors)
 
-    def _reach(self, low: int, high: int) -> None:
-        """Make room for buckets `low` .. `high`, in whole octaves."""
-        n_genes, n = self.counts.shape
+    def _count(self, chunk: list[torch.Tensor]) -> list[int]:
+        """Count where there is room for all buckets; the lowest and the highest."""
+        low, carries = torch.from_numpy(self.low), torch.from_numpy(self.carries)
+        return ops.sketch_values(low, carries, *chunk, first_bucket=self.first).tolist()
+
+    def _reach(self, low: int, high: int) -> bool:
+        """Make room for buckets `low` .. `high`, in whole octaves; whether there was none."""
+        n = self.low.shape[1]
         first, last = self.first, self.first + n
         if n and first <= low and high < last:
-            return
+            return False
         low, high = low // _BUCKETS * _BUCKETS, -(-(high + 1) // _BUCKETS) * _BUCKETS
-        low, high = (min(first, low), max(last, high)) if n else (low, high)
-        counts = np.zeros((n_genes, high - low), dtype=np.uint32)
-        counts[:, first - low : last - low] = self.counts
-        self.first, self.counts = low, counts
+        self.first, high = (min(first, low), max(last, high)) if n else (low, high)
+        for name in ("low", "carries"):
+            old = getattr(self, name)
+            new = np.zeros((len(old), high - self.first), dtype=old.dtype)
+            new[:, first - self.first : last - self.first] = old
+            setattr(self, name, new)
+        return True
 
     def middle(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Of each gene: its values; the buckets of the two middle ones; how many lie below these. int64 [G] each."""
-        n, low, high, below = np.zeros((4, len(self.counts)), dtype=np.int64)
-        for gene, counts in enumerate(self.counts if self.counts.size else ()):
-            cumulative = np.cumsum(counts, dtype=np.int64)
+        n, low, high, below = np.zeros((4, len(self.low)), dtype=np.int64)
+        for gene in range(len(self.low) if self.low.size else 0):
+            counts = self.carries[gene].astype(np.int64) << 8
+            counts += self.low[gene]
+            cumulative = np.cumsum(counts)
             n[gene] = cumulative[-1]
             low[gene], high[gene] = np.searchsorted(cumulative, [(n[gene] - 1) // 2 + 1, n[gene] // 2 + 1])
             below[gene] = cumulative[low[gene]] - counts[low[gene]] if n[gene] else 0

@@ -321,6 +321,36 @@ def gather_tokens(
     return padded, lengths, cu_seqlens
 
 
+def sketch_values(
+    table: np.ndarray,
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    counts: np.ndarray,
+    totals: np.ndarray,
+    genes: np.ndarray,
+    *,
+    first_bucket: int,
+) -> tuple[int, int]:
+    """Add values to int64 [G, n_buckets] in place, where all are in reach: the lowest and the highest bucket."""
+    assert totals.shape == (len(indptr) - 1,)
+    assert counts.shape == indices.shape == (indptr[-1],)
+    buckets, owners = [], []
+    for i, total in enumerate(totals):
+        for e in range(indptr[i], indptr[i + 1]):
+            with np.errstate(all="ignore"):
+                value = np.float64(counts[e]) * np.float64(10000) / np.float64(total)
+            if value > 0:
+                buckets.append(int(value.view(np.int64)) >> 43)
+                owners.append(genes[indices[e]])
+    if not buckets:
+        return 1, 0
+    inside = first_bucket <= min(buckets) and max(buckets) < first_bucket + table.shape[1]
+    for gene, bucket in zip(owners, buckets) if inside else ():
+        if gene >= 0:
+            table[gene, bucket - first_bucket] += 1
+    return min(buckets), max(buckets)
+
+
 def log_normalize(counts: np.ndarray, target_sum: float = 1e4) -> np.ndarray:
     """log1p(count * target_sum / cell total), [N, G] float64; a cell without counts stays zero."""
     assert counts.ndim == 2

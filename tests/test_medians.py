@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -70,9 +72,10 @@ def test_the_budget_bounds_what_is_held() -> None:
     counts = np.random.default_rng(0).poisson(3, (2000, 10)).astype(np.float32)
     accumulator = accumulate(counts, 20_000, chunk=100)
     assert not accumulator.is_exact
-    assert accumulator._bytes == 0
-    assert accumulator._values is None
-    assert accumulator._sketch.counts.sum() == (counts > 0).sum()
+    assert accumulator._kept == []
+    sketch = accumulator._sketch
+    assert sketch is not None
+    assert sketch.low.sum() + 256 * sketch.carries.sum() == (counts > 0).sum()
 
 
 def test_columns_that_are_left_out_count_in_the_totals() -> None:
@@ -87,6 +90,24 @@ def test_columns_of_several_files() -> None:
     accumulator.update(sp.csr_array(np.array([[1.0, 1]])), np.array([2, 0]))
     accumulator.update(sp.csr_array(np.array([[1.0, 3]])), np.array([0, 1]))
     np.testing.assert_array_equal(accumulator.medians(), [(5000 + 2500) / 2, 7500, 5000])
+
+
+def test_totals_that_float32_does_not_hold() -> None:
+    counts = np.array([[2**24, 1, 1, 1], [0, 3, 0, 0]], dtype=np.float32)
+    medians = accumulate(counts, 10**9).medians()
+    np.testing.assert_array_equal(medians, expected_medians(counts))
+    assert medians[2] == 10000 / (2**24 + 3)
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 10**9])
+def test_the_same_for_any_chunks_and_threads(memory_bytes: int, set_threads: Callable[[int], None]) -> None:
+    counts = random_counts(3, 300, 50)
+    set_threads(1)
+    one = accumulate(counts, memory_bytes, chunk=300).medians()
+    set_threads(3)
+    accumulator = accumulate(counts, memory_bytes, chunk=11)
+    np.testing.assert_array_equal(accumulator.medians(), one)
+    np.testing.assert_array_equal(accumulator.medians(), one)  # asking changes nothing
 
 
 def test_stored_zeros_are_no_counts() -> None:

@@ -9,6 +9,7 @@ from corrmask.ops.mask_tokens import mask_tokens
 from corrmask.ops.philox4x32 import philox4x32
 from corrmask.ops.rank_encode import rank_encode
 from corrmask.ops.sample_groups import sample_groups
+from corrmask.ops.sketch_values import sketch_values
 from corrmask.ops.topk_edges import topk_edges
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "philox4x32",
     "rank_encode",
     "sample_groups",
+    "sketch_values",
     "topk_edges",
 ]

@@ -19,6 +19,8 @@ void covariance_update_cpu(Tensor, Tensor, Tensor, Tensor, const Tensor&, const 
                            const Tensor&, double, int64_t);
 std::tuple<Tensor, Tensor, Tensor> gather_tokens_cpu(const Tensor&, const Tensor&, int64_t, int64_t, int64_t, int64_t,
                                                      int64_t, bool, bool);
+Tensor sketch_values_cpu(Tensor, Tensor, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                         int64_t);
 void topk_edges_cpu(Tensor, Tensor, const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t, double, bool);
 
 namespace {
@@ -107,6 +109,17 @@ void run() {
                      std::get<0>(gather_tokens_cpu(cells, tensor<int64_t>({2, 4}, ScalarType::Long, chunk), 16, 32,
                                                    kGenes + 4, kWidth, 0, false, true)));
   print_sum<int32_t>("bin_values", bin_values_cpu(rows, columns, values, cells, seed, epoch, 51));
+
+  constexpr int64_t kBuckets = 12 * 512, kFirstBucket = 1023 * 512;  // values from 1 on
+  const std::vector<double> per_cell(kCells, 2000);
+  Tensor low = tensor<uint8_t>({kGenes, kBuckets}, ScalarType::Byte, std::vector<uint8_t>(kGenes * kBuckets, 0));
+  Tensor carries =
+      tensor<uint32_t>({kGenes, kBuckets}, ScalarType::UInt32, std::vector<uint32_t>(kGenes * kBuckets, 0));
+  std::vector<int32_t> genes(kGenes);
+  for (int32_t g = 0; g < kGenes; ++g) genes[g] = kGenes - 1 - g;
+  sketch_values_cpu(low, carries, rows, columns, values, tensor<double>({kCells}, ScalarType::Double, per_cell),
+                    tensor<int32_t>({kGenes}, ScalarType::Int, genes), kFirstBucket);
+  print_sum<uint8_t>("sketch_values", low);
 
   const int64_t size = panels_size(kGenes);
   const auto zeros = [](std::vector<int64_t> shape, int64_t n) {
