@@ -24,7 +24,7 @@ FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 TESTS = [f"tests/test_{name}.py" for name in ("cuda", "packing", "loader", "training_resume")]
 # Other versions of other packages warn of other things.
-PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
+PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
 # A few of each kernel: the sanitizer makes them about a hundred times as slow.
 SANITIZED = ["opcheck", "what_cannot_be_raised_for", "ranks_equal_the_cpu and 500", "bins_equal_the_cpu and 500"]
 SANITIZED += ["a_small_gram and 900", "gathered"]
@@ -134,6 +134,7 @@ def heading(seconds: float) -> list[str]:
     from corrmask.bench.machine import versions
 
     device = torch.cuda.get_device_properties(0)
+    commit = os.environ.get("CORRMASK_COMMIT") or said("git", "rev-parse", "--short=12", "HEAD")
     driver = said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     found = {**versions(), "cuda": torch.version.cuda, "driver": driver}
     return [
@@ -141,7 +142,7 @@ def heading(seconds: float) -> list[str]:
         "",
         "Written by `python benchmarks/gpu_gate.py`; medians of CUDA events, every result checked before it was timed.",
         "",
-        f"- {datetime.date.today()}, commit {said('git', 'rev-parse', '--short=12', 'HEAD')}",
+        f"- {datetime.date.today()}, commit {commit}",
         f"- {device.name}, {device.multi_processor_count} multiprocessors, {device.total_memory / 1e9:.0f} GB",
         "- " + ", ".join(f"{name} {number}" for name, number in found.items()),
         f"- {seconds:.0f} s in all; aimed for: at most {MOST_SECONDS}",

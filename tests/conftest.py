@@ -47,5 +47,5 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say how many tests were left to a machine with a GPU."""
     skipped = terminalreporter.stats.get("skipped", [])
     n = sum("GPU" in str(report.longrepr) or "CUDA" in str(report.longrepr) for report in skipped)
-    if n:
+    if n and not torch.cuda.is_available():
         terminalreporter.write_line(f"{n} tests need a GPU; `python benchmarks/gpu_gate.py` runs them")
