@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,7 @@ def random_chunk(rng: np.random.Generator, n_cells: int, n_columns: int, n_genes
     genes[rng.permutation(n_columns)[:n_used]] = rng.permutation(n_genes)[:n_used]
     indptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     counts = rng.poisson(rng.choice([0.5, 3, 400], indptr[-1])).astype(np.float64)
-    totals = np.array([counts[a:b].sum() for a, b in zip(indptr[:-1], indptr[1:])])
+    totals = np.array([counts[a:b].sum() for a, b in itertools.pairwise(indptr)])
     return indptr, np.concatenate([*indices, np.zeros(0)]).astype(np.int32), counts, totals, genes
 
 

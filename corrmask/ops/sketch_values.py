@@ -24,7 +24,7 @@ def sketch_values(
 ) -> Tensor:
     """Count the values of cells, by gene and bucket, in place. Exact; on the CPU alone.
 
-    A value is count * 10000 / total in float64, in that order, where this is positive; its bucket is its bits >> 43: the
+    A value is count * 10000 / total in float64, in that order, where that is positive; its bucket its bits >> 43: the
     exponent and the leading 9 bits of the mantissa. Bucket b of gene g has counted 256 * carries[g, b - first_bucket] +
     low[g, b - first_bucket] values. Where not all buckets of the chunk are there, nothing is counted.
 

@@ -141,8 +141,8 @@ def page() -> str:
         + f"\n## Cells, corpus and graph\n\n{CELLS:,} cells x {GENES:,} genes on {NODES} nodes:\n\n"
         + table(("what", "value", "how", "kind"), rows())
         + f"\n## Training\n\nOn {NODES} x {DEVICES} H200, {BATCH} cells of {LENGTH:,} tokens a device and update, at "
-        f"{SHARE.value:.1%} of the published bf16 peak, which one of them reached with the smaller model (larger ones keep "
-        "a device busier). All of it is extrapolated:\n\n" + table(head, training())
+        f"{SHARE.value:.1%} of the published bf16 peak, which one of them reached with the smaller model (larger ones "
+        "keep a device busier). All of it is extrapolated:\n\n" + table(head, training())
     )
 
 
