@@ -28,6 +28,7 @@ END_POINTS: dict[str, EndPoint] = {
     "simulated": ("simulated", "rare_f1", "rare macro-F1, simulated", _CELLS),
     "kang": ("kang", "rare_f1", "rare macro-F1, kang", _CELLS),
 }
+ON_BLOOD = [one for one in END_POINTS.values() if one[0] == "blood"]
 LEAST_GAIN = 0.02  # of corr over random, for a share of it to mean anything
 CAPTIONS = {
     "curves": (
@@ -143,14 +144,13 @@ def _seeds(rows: pd.DataFrame) -> str:
 
 def _figures(rows: pd.DataFrame, images: Path, suffix: str) -> Iterator[str]:
     """Each figure that there is data for, with its caption; the others by name."""
-    blood = [END_POINTS[name] for name in ("purified", "pbmc3k", "all", "dosage")]
-    others = [END_POINTS[name] for name in ("simulated", "kang")]
+    others = [one for one in END_POINTS.values() if one not in ON_BLOOD]
     drawing = {
-        "curves": lambda path: figures.curves(rows, blood, path),
-        "differences": lambda path: figures.differences(rows, blood, path),
+        "curves": lambda path: figures.curves(rows, ON_BLOOD, path),
+        "differences": lambda path: figures.differences(rows, ON_BLOOD, path),
         "abundance": lambda path: figures.abundance(rows, path),
         "data": lambda path: figures.data_curve(rows, "mean_macro_f1", END_POINTS["all"][2], path),
-        "leakage": lambda path: figures.leakage(rows, [*blood, *others], path),
+        "leakage": lambda path: figures.leakage(rows, [*ON_BLOOD, *others], path),
         "curves-others": lambda path: figures.curves(rows, others, path),
         "differences-others": lambda path: figures.differences(rows, others, path),
     }
@@ -241,6 +241,12 @@ def _last(rows: pd.DataFrame, arm: str, end_point: EndPoint) -> np.ndarray:
     return np.array(list(by_seed(rows[rows["corpus"] == corpus], arm, column).values()))
 
 
+def _head(shown: list[EndPoint]) -> Iterator[str]:
+    """The head of a table with a column for each end point."""
+    yield "| | " + " | ".join(title for _, _, title, _ in shown) + " |"
+    yield "|---" * (len(shown) + 1) + "|"
+
+
 def _standing(rows: pd.DataFrame) -> Iterator[str]:
     """Arms and baselines on each end point, and the better of each."""
     shown = [one for one in END_POINTS.values() if any(len(_last(rows, arm, one)) for arm in ARMS)]
@@ -250,8 +256,7 @@ def _standing(rows: pd.DataFrame) -> Iterator[str]:
         return
     yield "At the last mark, means over the seeds that there are [95 % t interval for two or more]:"
     yield ""
-    yield "| | " + " | ".join(title for _, _, title, _ in shown) + " |"
-    yield "|---" * (len(shown) + 1) + "|"
+    yield from _head(shown)
     for arm in (*ARMS, "untrained", "PCA", "HVG", "expression"):
         cells = [with_interval(_last(rows, arm, one)) for one in shown]
         if any(cells):
@@ -310,13 +315,10 @@ def _rounding(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Iterator[str]:
     """Runs that a CPU did as well: between the two lies rounding alone."""
     if on_cpu is None:
         return
-    shown = [END_POINTS[name] for name in ("purified", "pbmc3k", "all", "dosage")]
+    blood = rows[rows["corpus"] == "blood"]
     lines = []
     for arm in ARMS:
-        pairs = [
-            paired(by_seed(rows[rows["corpus"] == corpus], arm, column), by_seed(on_cpu, arm, column))
-            for corpus, column, *_ in shown
-        ]
+        pairs = [paired(by_seed(blood, arm, column), by_seed(on_cpu, arm, column)) for _, column, *_ in ON_BLOOD]
         if all(one.n for one in pairs):
             lines.append(f"| {arm} | " + " | ".join(str(one) for one in pairs) + " |")
     if lines:
@@ -327,8 +329,7 @@ def _rounding(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Iterator[str]:
             "(`results-cpu.csv`, which enters nothing else): the difference is what training makes of rounding."
         )
         yield ""
-        yield "| | " + " | ".join(title for _, _, title, _ in shown) + " |"
-        yield "|---" * (len(shown) + 1) + "|"
+        yield from _head(ON_BLOOD)
         yield from lines
         yield ""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -81,15 +83,5 @@ def sketch_values(
 
 
 @torch.library.register_fake("corrmask::sketch_values")
-def _(
-    low: Tensor,
-    carries: Tensor,
-    indptr: Tensor,
-    indices: Tensor,
-    counts: Tensor,
-    totals: Tensor,
-    genes: Tensor,
-    *,
-    first_bucket: int,
-) -> Tensor:
+def _(low: Tensor, carries: Tensor, indptr: Tensor, *_: Any, **__: Any) -> Tensor:
     return indptr.new_empty((2,))

@@ -234,14 +234,7 @@ void covariance_update_cpu(Tensor gram, Tensor sums, Tensor squares, Tensor expr
         "]");
   check(target_sum >= 0, kOp, "'target_sum' must not be negative, got ", target_sum);
   const int32_t* rank = data<int32_t>(ranks);
-  std::vector<bool> taken(n_genes, false);
-  for (int64_t column = 0; column < n_columns; ++column) {
-    if (rank[column] == -1) continue;
-    check(rank[column] >= 0 && rank[column] < n_genes && !taken[rank[column]], kOp,
-          "'ranks' must be -1 or places in 0 .. ", n_genes - 1, ", each once, got ", rank[column], " for column ",
-          column);
-    taken[rank[column]] = true;
-  }
+  check_places(kOp, "ranks", "places", ranks, n_genes);
   const int64_t* level = data<int64_t>(levels);
   for (int64_t i = 0; i < n_cells; ++i) {
     check(level[i] >= 0 && level[i] < n_levels, kOp, "'levels' must be in 0 .. ", n_levels - 1, ", got ", level[i]);

@@ -138,15 +138,10 @@ Tensor sketch_values_cpu(Tensor low, Tensor carries, const Tensor& indptr, const
   check(totals.size(0) == n_cells, kOp, "'totals' must be [", n_cells, "], one for each cell, got [", totals.size(0),
         "]");
   const int32_t* gene = data<int32_t>(genes);  // [n_columns]
-  std::vector<bool> taken(n_genes, false);
+  check_places(kOp, "genes", "genes", genes, n_genes);
   std::vector<int64_t> gene_start(n_columns, kNowhere);  // where bucket 0 of the column's gene would stand
   for (int64_t column = 0; column < n_columns; ++column) {
-    if (gene[column] == -1) continue;
-    check(gene[column] >= 0 && gene[column] < n_genes && !taken[gene[column]], kOp,
-          "'genes' must be -1 or genes in 0 .. ", n_genes - 1, ", each once, got ", gene[column], " for column ",
-          column);
-    taken[gene[column]] = true;
-    gene_start[column] = gene[column] * n_buckets - first_bucket;
+    if (gene[column] != -1) gene_start[column] = gene[column] * n_buckets - first_bucket;
   }
   Tensor result = torch::stable::empty({2}, ScalarType::Long);
   with_index_type(indices, kOp, "indices", [&](auto index_zero) {

@@ -16,6 +16,7 @@ static_assert(kTileBytes <= 99 * 1024);
 // Tensors of a chunk: they go when the operator returns, and their memory serves what is launched behind it.
 struct Workspace {
   const Tensor& like;
+  cudaStream_t stream;
   std::vector<Tensor> kept;
 
   template <class T>
@@ -27,7 +28,7 @@ struct Workspace {
   }
 
   template <class T>
-  T* take_zeros(int64_t n, cudaStream_t stream) {
+  T* take_zeros(int64_t n) {
     T* there = take<T>(n);
     check_cuda(cudaMemsetAsync(there, 0, n * sizeof(T), stream));
     return there;
@@ -62,41 +63,11 @@ void covariance_update_cuda(Tensor gram, Tensor sums, Tensor squares, Tensor exp
   const LaunchContext context(gram);
   const int64_t n_panels = range.last - range.first;
   const cudaStream_t stream = context.stream;
-  const int64_t n_tails = std::min(n_levels, n_cells);  // each level may end in a short run
-  Workspace space{gram, {}};
-  Runs runs{};
-  runs.n_genes = n_genes;
-  runs.nnz = indices.size(0);
-  runs.most_runs = n_cells / kRun + n_tails;
-  runs.most_parts = n_cells / kPart + n_tails;
-  runs.most_blocks = n_cells / (kRun * kRunsPerBlock) + n_tails;
-  runs.most_steps = n_cells / kStep + runs.most_runs;
+  Workspace space{gram, stream, {}};
+  Runs runs = sized_runs(n_cells, n_levels, n_genes, indices.size(0));
   runs.most_dense = std::clamp<int64_t>(
       kDenseBytes / (runs.most_steps * kStepWords * static_cast<int64_t>(sizeof(uint4))), 1, panel_count(n_genes));
-  runs.level_start = space.take<int64_t>(n_levels + 1);
-  runs.order = space.take<int64_t>(n_cells);
-  runs.total = space.take<double>(n_cells);
-  runs.run = space.take<Run>(runs.most_runs);
-  runs.part = space.take<Part>(runs.most_parts);
-  runs.block = space.take<Block>(runs.most_blocks);
-  runs.n = space.take<RunCounts>(1);
-  runs.mask = space.take_zeros<unsigned long long>(runs.most_parts * n_genes, stream);
-  runs.part_start = space.take<int64_t>(runs.most_parts * n_genes);
-  runs.y_start = space.take<int64_t>(runs.most_runs + 1);
-  runs.y = space.take<double>(runs.nnz);
-  runs.sum = space.take<double>(runs.most_blocks * n_genes);
-  runs.square = space.take<double>(runs.most_blocks * n_genes);
-  runs.positive = space.take<int32_t>(runs.most_blocks * n_genes);
-  runs.shift = space.take<double>(runs.most_blocks * n_genes);
-  runs.is_shifted = space.take_zeros<uint32_t>(n_genes, stream);
-  runs.run_start = space.take<int64_t>(runs.most_runs + 1);
-  runs.gene_start = space.take<int64_t>(runs.most_runs * (n_genes + 1));
-  runs.entries = space.take<Entry>(2 * runs.nnz);
-  runs.largest = space.take_zeros<uint32_t>(panel_count(n_genes) * kPanel, stream);
-  runs.dense = space.take<uint4>(runs.most_dense * runs.most_steps * kStepWords);
-  runs.rare = space.take<RareEntry>(runs.nnz);
-  runs.rare_start = space.take<int64_t>(n_cells);
-  runs.n_rare = space.take<int32_t>(n_cells);
+  take_memory(space, n_cells, n_levels, &runs);
 
   constexpr int kWarps = 8, kPlain = kWarps * kWarp;
   const unsigned level_blocks = blocks_for(n_levels, 1), run_blocks = static_cast<unsigned>(runs.most_runs);

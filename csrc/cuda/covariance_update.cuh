@@ -1,8 +1,10 @@
 // The products of a chunk, from its entries by gene (gene_entries.cuh): owner computes, in the order of the cells.
 //
 //   dense by dense   a panel of 128 frequent genes by two, by tensor cores (dense_tiles.cuh)
-//   strip by sparse  any other gene against 64 genes made dense in shared memory: 16 genes to a warp, two sums to a
-//   lane rare by rare     cell by cell (rare_pairs.cuh)
+//
+//   strip by sparse  any other gene against 64 genes made dense in shared memory: 16 to a warp, two sums to a lane
+//
+//   rare by rare     cell by cell (rare_pairs.cuh)
 //
 // Precision: float32 within a run of 320 cells. A tile's steps add up in float32 over at most 8,192 cells, the runs of
 // a strip over 32,768, and these in float64, where shifts are undone; rare pairs in float64 at once. Each entry of the
@@ -21,6 +23,49 @@ constexpr int kAhead = 64;          // entries of them that it has in shared mem
 
 constexpr int64_t strip_bytes(int n_threads) {
   return int64_t{kRun} * kPitch * sizeof(float) + int64_t{n_threads} / kWarp * kAhead * sizeof(Entry);
+}
+
+// How much there is at most of a chunk, but for its dense panels.
+inline Runs sized_runs(int64_t n_cells, int64_t n_levels, int64_t n_genes, int64_t nnz) {
+  const int64_t n_tails = n_levels < n_cells ? n_levels : n_cells;  // each level may end in a short run
+  Runs runs{};
+  runs.n_genes = n_genes;
+  runs.nnz = nnz;
+  runs.most_runs = n_cells / kRun + n_tails;
+  runs.most_parts = n_cells / kPart + n_tails;
+  runs.most_blocks = n_cells / (kRun * kRunsPerBlock) + n_tails;
+  runs.most_steps = n_cells / kStep + runs.most_runs;
+  return runs;
+}
+
+// Memory for so much, by `space`: take<T>(n) of it, or take_zeros<T>(n).
+template <class Space>
+void take_memory(Space& space, int64_t n_cells, int64_t n_levels, Runs* runs) {
+  const int64_t n_genes = runs->n_genes, in_blocks = runs->most_blocks * n_genes;
+  runs->level_start = space.template take<int64_t>(n_levels + 1);
+  runs->order = space.template take<int64_t>(n_cells);
+  runs->total = space.template take<double>(n_cells);
+  runs->run = space.template take<Run>(runs->most_runs);
+  runs->part = space.template take<Part>(runs->most_parts);
+  runs->block = space.template take<Block>(runs->most_blocks);
+  runs->n = space.template take<RunCounts>(1);
+  runs->mask = space.template take_zeros<unsigned long long>(runs->most_parts * n_genes);
+  runs->part_start = space.template take<int64_t>(runs->most_parts * n_genes);
+  runs->y_start = space.template take<int64_t>(runs->most_runs + 1);
+  runs->y = space.template take<double>(runs->nnz);
+  runs->sum = space.template take<double>(in_blocks);
+  runs->square = space.template take<double>(in_blocks);
+  runs->positive = space.template take<int32_t>(in_blocks);
+  runs->shift = space.template take<double>(in_blocks);
+  runs->is_shifted = space.template take_zeros<uint32_t>(n_genes);
+  runs->run_start = space.template take<int64_t>(runs->most_runs + 1);
+  runs->gene_start = space.template take<int64_t>(runs->most_runs * (n_genes + 1));
+  runs->entries = space.template take<Entry>(2 * runs->nnz);
+  runs->largest = space.template take_zeros<uint32_t>(panel_count(n_genes) * kPanel);
+  runs->dense = space.template take<uint4>(runs->most_dense * runs->most_steps * kStepWords);
+  runs->rare = space.template take<RareEntry>(runs->nnz);
+  runs->rare_start = space.template take<int64_t>(n_cells);
+  runs->n_rare = space.template take<int32_t>(n_cells);
 }
 
 // Makes genes first .. first + kStrip - 1 of a run dense, [n_rows, kPitch] in shared memory. A warp's genes stand side

@@ -9,70 +9,36 @@ namespace {
 
 constexpr unsigned kThreads = 64, kStripThreads = 128;
 
-// Memory that holds nothing that a kernel may count on.
-template <class T>
-struct Scratch {
-  std::vector<unsigned char> bytes;
+// Memory that holds nothing that a kernel may count on, but for what is asked to be zero.
+struct Space {
+  std::vector<std::vector<unsigned char>> kept;
 
-  explicit Scratch(int64_t n) : bytes(n * sizeof(T) + 64, 0xA5) {}
-  operator T*() { return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(bytes.data() + 63) / 64 * 64); }
+  template <class T>
+  T* take(int64_t n) {
+    kept.emplace_back(n * sizeof(T) + 64, 0xA5);
+    return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(kept.back().data() + 63) / 64 * 64);
+  }
+
+  template <class T>
+  T* take_zeros(int64_t n) {
+    T* there = take<T>(n);
+    std::memset(there, 0, n * sizeof(T));
+    return there;
+  }
 };
 
 template <class Index, class Count>
 void run(const CountRows<Index, Count>& rows, const int64_t* levels, int64_t n_levels, Panels panels, double* sums,
          double* squares, int64_t* expressed, int64_t most_dense, int64_t* chosen) {
-  const int64_t n_genes = rows.n_genes, n_tails = std::min(n_levels, rows.n_cells);
-  Runs runs{};
-  runs.n_genes = n_genes;
-  runs.nnz = rows.nnz;
-  runs.most_runs = rows.n_cells / kRun + n_tails;
-  runs.most_parts = rows.n_cells / kPart + n_tails;
-  runs.most_blocks = rows.n_cells / (kRun * kRunsPerBlock) + n_tails;
-  runs.most_steps = rows.n_cells / kStep + runs.most_runs;
+  const int64_t n_genes = rows.n_genes;
+  Space space;
+  Runs runs = sized_runs(rows.n_cells, n_levels, n_genes, rows.nnz);
   runs.most_dense = most_dense;
-  Scratch<int64_t> level_start(n_levels + 1), order(rows.n_cells), y_start(runs.most_runs + 1);
-  Scratch<int64_t> run_start(runs.most_runs + 1), gene_start(runs.most_runs * (n_genes + 1));
-  Scratch<int64_t> part_start(runs.most_parts * n_genes), rare_start(rows.n_cells);
-  Scratch<double> total(rows.n_cells), y(rows.nnz), sum(runs.most_blocks * n_genes), square(runs.most_blocks * n_genes);
-  Scratch<double> shift(runs.most_blocks * n_genes);
-  Scratch<int32_t> positive(runs.most_blocks * n_genes), n_rare(rows.n_cells);
-  Scratch<Run> run(runs.most_runs);
-  Scratch<Part> part(runs.most_parts);
-  Scratch<Block> block(runs.most_blocks);
-  Scratch<RunCounts> n(1);
-  Scratch<Entry> entries(2 * rows.nnz);
-  Scratch<uint4> dense(most_dense * runs.most_steps * kStepWords);
-  Scratch<RareEntry> rare(rows.nnz);
-  std::vector<unsigned long long> mask(runs.most_parts * n_genes);
-  std::vector<uint32_t> largest(panel_count(n_genes) * kPanel), is_shifted(n_genes);
-  runs.level_start = level_start;
-  runs.order = order;
-  runs.total = total;
-  runs.run = run;
-  runs.part = part;
-  runs.block = block;
-  runs.n = n;
-  runs.mask = mask.data();
-  runs.part_start = part_start;
-  runs.y_start = y_start;
-  runs.y = y;
-  runs.sum = sum;
-  runs.square = square;
-  runs.positive = positive;
-  runs.shift = shift;
-  runs.is_shifted = is_shifted.data();
-  runs.run_start = run_start;
-  runs.gene_start = gene_start;
-  runs.entries = entries;
-  runs.largest = largest.data();
-  runs.dense = dense;
-  runs.rare = rare;
-  runs.rare_start = rare_start;
-  runs.n_rare = n_rare;
+  take_memory(space, rows.n_cells, n_levels, &runs);
   const unsigned n_level_blocks = static_cast<unsigned>(std::min<int64_t>(n_levels, 3));
   const unsigned n_run_blocks = static_cast<unsigned>(runs.most_runs);
   using emulation::launch;
-  launch(n_level_blocks, kThreads, 0, [&] { count_levels_kernel(levels, rows.n_cells, n_levels, level_start); });
+  launch(n_level_blocks, kThreads, 0, [&] { count_levels_kernel(levels, rows.n_cells, n_levels, runs.level_start); });
   launch(1, kWarp, 0, [&] { cut_runs_kernel(n_levels, runs); });
   launch(n_level_blocks, kThreads, 0, [&] { order_cells_kernel(levels, rows.n_cells, n_levels, runs); });
   launch(2, kThreads, 0, [&] { total_cells_kernel(rows, runs.total); });
