@@ -46,7 +46,7 @@ class CorpusWriter:
         self.folder = folder
         self.vocabulary = vocabulary
         self.n_cells = 0
-        self._dtype = np.uint16 if vocabulary.size <= 2**16 else np.int32
+        self.dtype = token_dtype(vocabulary)
         self._digest = xxhash.xxh3_128()
         self._schema: pa.Schema | None = None
         self._shards: list[str] = []
@@ -108,23 +108,25 @@ class CorpusWriter:
         obs
             [n] rows; all columns are carried along, the index as column ``obs_name``.
         """
+        tokens = np.empty(int(lengths.sum()), dtype=self.dtype)
+        copy_tokens(input_ids, lengths, tokens)
+        self.append_ragged(tokens, lengths.numpy(), obs)
+
+    def append_ragged(self, tokens: np.ndarray, lengths: np.ndarray, obs: pd.DataFrame) -> None:
+        """Add cells whose tokens stand one behind the other: `dtype` [sum of lengths], int64 [n]."""
         import pyarrow as pa
 
         check_obs_names(obs.columns)
-        lengths_np = lengths.numpy()
-        offsets = np.concatenate([[0], np.cumsum(lengths_np)]).astype(np.int32)
-        tokens = np.empty(offsets[-1], dtype=self._dtype)
-        for row, start, stop in zip(input_ids.numpy(), offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-            tokens[start:stop] = row[: stop - start]  # five times as fast as a mask over all of the padding
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         columns: dict[str, pa.Array] = {
             "input_ids": pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens)),
-            "length": pa.array(lengths_np),
+            "length": pa.array(lengths),
             OBS_NAME: pa.array(obs.index.astype(str).to_numpy(dtype=object), type=pa.string()),
         }
         for name in obs.columns:
             columns[str(name)] = _arrow_column(obs[name])
         table = pa.table(columns)
-        if not len(lengths_np):
+        if not len(lengths):
             return
         if self._schema is None:
             self._schema = _with_features(table.schema)
@@ -138,8 +140,8 @@ class CorpusWriter:
         self._count(batch)
         self._sink.write(batch.serialize())
         self._sink.flush()
-        self._in_shard += len(lengths_np)
-        self.n_cells += len(lengths_np)
+        self._in_shard += len(lengths)
+        self.n_cells += len(lengths)
 
     def _open_shard(self) -> None:
         """Begin a file: an Arrow stream is its schema, then batch after batch, so that it can be gone on with."""
@@ -185,6 +187,19 @@ class CorpusWriter:
             "_split": None,
         }
         (self.folder / "state.json").write_text(json.dumps(state, indent=2))
+
+
+def token_dtype(vocabulary: Vocabulary) -> np.dtype:
+    """uint16 where all tokens fit, else int32."""
+    return np.dtype(np.uint16 if vocabulary.size <= 2**16 else np.int32)
+
+
+def copy_tokens(input_ids: Tensor, lengths: Tensor, tokens: np.ndarray) -> None:
+    """Copy int32 [n, max_len] without its padding: [sum of lengths]."""
+    stop = 0
+    for row, length in zip(input_ids.numpy(), lengths.tolist(), strict=True):
+        start, stop = stop, stop + length
+        tokens[start:stop] = row[:length]  # five times as fast as a mask over all of the padding
 
 
 def damaged_part(folder: Path) -> InputError:

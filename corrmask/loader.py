@@ -6,11 +6,10 @@ Threads suffice, since the operators that read and mask run without Python's loc
 from __future__ import annotations
 
 import copy
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from corrmask.corpus import Corpus
 from corrmask.errors import InputError
 from corrmask.masking import CorrMasker
 from corrmask.order import BalancedOrder, Order, ShuffledOrder, batches_per_epoch
+from corrmask.threads import lone_threads
 
 
 class LoadedBatch(NamedTuple):
@@ -162,7 +162,7 @@ class Loader:
         the generator is closed (``with contextlib.closing(loader.batches()) as batches``).
         """
         pending: deque[Future[Any]] = deque()
-        pool = self._start_threads()
+        pool = lone_threads(self._threads, "corrmask-loader")
         try:
             coming = first
             while True:
@@ -179,23 +179,6 @@ class Loader:
                 yield batch
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-    def _start_threads(self) -> ThreadPoolExecutor:
-        """Threads whose operators run on one thread: else each of them would start as many as torch has."""
-        ready = threading.Barrier(self._threads + 1)
-
-        def alone() -> None:
-            torch.get_num_threads()  # takes over torch's number, which would else happen at the first operator
-            torch.set_num_threads(1)
-            ready.wait()
-
-        n_threads = torch.get_num_threads()
-        pool = ThreadPoolExecutor(self._threads, "corrmask-loader", alone)
-        for _ in range(self._threads):
-            pool.submit(int)
-        ready.wait()
-        torch.set_num_threads(n_threads)  # for the threads that others start from now on
-        return pool
 
     def _load(self, step: int) -> tuple[LoadedBatch, Any]:
         """One batch, in one of the threads, and the CUDA event of its copy."""

@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from corrmask import ops
-from corrmask.corpus_writer import CorpusWriter, check_obs_names
+from corrmask.corpus_writer import CorpusWriter, check_obs_names, copy_tokens, token_dtype
 from corrmask.errors import InputError
 from corrmask.files import check_output, explaining, finish
 from corrmask.genes import Renaming, name_by_id, united_genes
@@ -25,10 +26,14 @@ from corrmask.medians import MedianAccumulator
 from corrmask.memory import memory_budget
 from corrmask.parts import Part, kept_part, part_folder
 from corrmask.progress import Progress, silent
-from corrmask.sources import Source, check_resumable, open_sources
+from corrmask.sources import Chunk, Source, check_resumable, open_sources
+from corrmask.sources.ahead import READERS
+from corrmask.staging import writable
+from corrmask.threads import torch_threads
 from corrmask.vocabulary import FILE_NAME, Vocabulary
 
 CHUNK_NONZEROS = 4_000_000  # arrays of 16 MB, whose memory is used again: larger ones come from the system each time
+_CELLS = 256  # encoded together: their padded rows stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -103,38 +108,78 @@ def encode_chunk(
     InputError
         The vocabulary has no medians, or none for a gene with a token.
     """
-    return _encode(counts, vocabulary.tokens_of(genes), vocabulary, max_len=max_len, normalized=normalized)
+    encoder = _Encoder(genes, vocabulary, max_len=max_len, normalized=normalized)
+    return encoder.encode(counts, 0, counts.shape[0])
 
 
-def _encode(
-    counts: sp.csr_array, tokens: np.ndarray, vocabulary: Vocabulary, *, max_len: int, normalized: bool
-) -> tuple[Tensor, Tensor]:
-    if vocabulary.medians is None:
-        raise InputError("vocabulary: it holds no medians, by which counts are divided; give a table of medians")
-    medians = np.ones(len(tokens))
-    found = tokens >= 0
-    medians[found] = vocabulary.medians[tokens[found] - vocabulary.first_gene_token]
-    missing = np.flatnonzero(~(medians > 0))
-    if len(missing):
-        gene = vocabulary.genes[tokens[missing[0]] - vocabulary.first_gene_token]
-        raise InputError(
-            f"medians: {len(missing)} genes with a token have no positive median ({gene}: {medians[missing[0]]}); "
-            "complete the table or leave these genes out of the token dictionary"
+class _EncodedCells(NamedTuple):
+    """Cells of a chunk, without padding."""
+
+    tokens: np.ndarray  # uint16 or int32 [sum of lengths]
+    lengths: np.ndarray  # int64 [n]
+    n_truncated: int
+    obs: pd.DataFrame
+    start: int  # row of the first cell in the source
+
+
+class _Encoder:
+    """Rank-encodes cells of some genes with a vocabulary's medians: see `encode_chunk`."""
+
+    def __init__(
+        self, genes: Sequence[str] | np.ndarray, vocabulary: Vocabulary, *, max_len: int, normalized: bool
+    ) -> None:
+        if vocabulary.medians is None:
+            raise InputError("vocabulary: it holds no medians, by which counts are divided; give a table of medians")
+        tokens = vocabulary.tokens_of(genes)
+        medians = np.ones(len(tokens))
+        self.has_token = tokens >= 0
+        medians[self.has_token] = vocabulary.medians[tokens[self.has_token] - vocabulary.first_gene_token]
+        missing = np.flatnonzero(~(medians > 0))
+        if len(missing):
+            gene = vocabulary.genes[tokens[missing[0]] - vocabulary.first_gene_token]
+            raise InputError(
+                f"medians: {len(missing)} genes with a token have no positive median ({gene}: {medians[missing[0]]}); "
+                "complete the table or leave these genes out of the token dictionary"
+            )
+        self.tokens, self.medians = torch.from_numpy(tokens), torch.from_numpy(medians)
+        self.pad_id, self.dtype = vocabulary.pad_token_id, token_dtype(vocabulary)
+        self.max_len, self.normalized = max_len, normalized
+
+    def encode(self, counts: sp.csr_array, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Cells start .. stop - 1: int32 [stop - start, max_len] and their lengths."""
+        indptr = counts.indptr[start : stop + 1].astype(np.int64)
+        entries = slice(indptr[0], indptr[-1])
+        data = counts.data[entries]
+        chunk = (
+            writable(indptr - indptr[0]),
+            writable(counts.indices[entries]),
+            writable(np.expm1(data.astype(np.float64)) if self.normalized else data),
         )
-    data = np.expm1(counts.data.astype(np.float64)) if normalized else counts.data
-    indptr, indices, data = (  # torch warns of read-only memory
-        np.require(part, requirements=["C", "W"])
-        for part in (counts.indptr.astype(np.int64, copy=False), counts.indices, data)
-    )
-    return ops.rank_encode(
-        torch.from_numpy(indptr),
-        torch.from_numpy(indices),
-        torch.from_numpy(data),
-        torch.from_numpy(medians),
-        torch.from_numpy(tokens),
-        max_len=max_len,
-        pad_id=vocabulary.pad_token_id,
-    )
+        return ops.rank_encode(*chunk, self.medians, self.tokens, max_len=self.max_len, pad_id=self.pad_id)
+
+    def encode_read(self, chunk: Chunk) -> _EncodedCells:
+        """Encode what was just read, some cells at a time."""
+        counts = chunk.counts
+        n_cells, sizes = counts.shape[0], np.diff(counts.indptr)
+        tokens = np.empty(int(np.minimum(sizes, self.max_len).sum()), dtype=self.dtype)
+        lengths = np.empty(n_cells, dtype=np.int64)
+        n_tokens = 0
+        for start in range(0, n_cells, _CELLS):
+            stop = min(start + _CELLS, n_cells)
+            input_ids, own = self.encode(counts, start, stop)
+            lengths[start:stop] = own.numpy()
+            copy_tokens(input_ids, own, tokens[n_tokens:])
+            n_tokens += int(own.sum())
+        return _EncodedCells(tokens[:n_tokens], lengths, self._n_truncated(counts, lengths), chunk.obs, chunk.start)
+
+    def _n_truncated(self, counts: sp.csr_array, lengths: np.ndarray) -> int:
+        """How many cells have more tokens than are kept: some of those that have `max_len`."""
+        full = np.flatnonzero((lengths == self.max_len) & (np.diff(counts.indptr) > self.max_len))
+        if self.has_token.all() and counts.data.min(initial=1) > 0:
+            return len(full)
+        long = counts[full]
+        with_token = (long.data > 0) & self.has_token[long.indices]
+        return int((np.add.reduceat(with_token, long.indptr[:-1], dtype=np.int64) > self.max_len).sum())
 
 
 def tokenize(
@@ -240,7 +285,7 @@ def tokenize(
         n_genes_with_token=n_found,
         renaming=renaming,
         medians=str(vocabulary.medians_origin.get("kind")),
-        token_dtype="uint16" if vocabulary.size <= 2**16 else "int32",
+        token_dtype=str(token_dtype(vocabulary)),
         cells_per_second=(counts["n_cells"] - n_kept) / (time.perf_counter() - started),
     )
 
@@ -271,16 +316,17 @@ def _write(
         for number, source in enumerate(sources):
             if number < state["source"]:
                 continue
-            tokens = vocabulary.tokens_of(source.genes)
             first_cell = state["cell"] if number == state["source"] else 0
-            for chunk in source.chunks(obs, first_cell=first_cell, max_nonzeros=CHUNK_NONZEROS):
-                input_ids, lengths = _encode(chunk.counts, tokens, vocabulary, max_len=max_len, normalized=normalized)
-                writer.append(input_ids, lengths, chunk.obs)
-                counts["n_cells"] += len(lengths)
-                counts["n_empty_cells"] += int((lengths == 0).sum())
-                counts["n_truncated_cells"] += _n_truncated(chunk.counts, lengths.numpy(), tokens, max_len)
-                counts["n_tokens"] += int(lengths.sum())
-                cell = chunk.start + len(lengths)
+            encode = _Encoder(source.genes, vocabulary, max_len=max_len, normalized=normalized).encode_read
+            for cells in source.chunks(
+                obs, first_cell=first_cell, max_nonzeros=CHUNK_NONZEROS, workers=_n_workers(), then=encode
+            ):
+                writer.append_ragged(cells.tokens, cells.lengths, cells.obs)
+                counts["n_cells"] += len(cells.lengths)
+                counts["n_empty_cells"] += int((cells.lengths == 0).sum())
+                counts["n_truncated_cells"] += cells.n_truncated
+                counts["n_tokens"] += len(cells.tokens)
+                cell = cells.start + len(cells.lengths)
                 part.save({"counts": counts, "source": number, "cell": cell, "writer": writer.state()})
                 progress("tokenize", counts["n_cells"], total)
         writer.close()
@@ -290,14 +336,9 @@ def _write(
     return counts
 
 
-def _n_truncated(counts: sp.csr_array, lengths: np.ndarray, tokens: np.ndarray, max_len: int) -> int:
-    """How many cells have more tokens than are kept: some of those that have `max_len`."""
-    full = np.flatnonzero((lengths == max_len) & (np.diff(counts.indptr) > max_len))
-    if (tokens >= 0).all() and counts.data.all():
-        return len(full)
-    long = counts[full]
-    with_token = (long.data > 0) & (tokens[long.indices] >= 0)
-    return int((np.add.reduceat(with_token, long.indptr[:-1], dtype=np.int64) > max_len).sum())
+def _n_workers() -> int:
+    """Threads that read and encode whole chunks: as many as torch has, 16 at most, for each holds a chunk."""
+    return max(READERS, min(16, torch.get_num_threads()))
 
 
 def _hash_of(medians: np.ndarray | None) -> str | None:
@@ -324,7 +365,8 @@ def _with_medians(
                 counts = sp.csr_array(
                     (np.expm1(counts.data.astype(np.float64)), counts.indices, counts.indptr), shape=counts.shape
                 )
-            accumulator.update(counts, columns)
+            with torch_threads(max(1, torch.get_num_threads() // 2)):  # the other ones read
+                accumulator.update(counts, columns)
             done += counts.shape[0]
             progress("medians", done, total)
     medians, origin = accumulator.medians(), accumulator.origin()

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "corrmask"
 
 # From the bottom up: a module may import its own layer and those above it in this list.
 LAYERS = [
-    ["errors", "arguments", "progress", "files", "parts", "memory", "staging", "distributed"],
+    ["errors", "arguments", "progress", "files", "parts", "memory", "threads", "staging", "distributed"],
     ["_library", "_build_info", "config"],
     ["ops"],
     ["sources"],
@@ -41,6 +41,7 @@ CORE = [
     "files",
     "parts",
     "memory",
+    "threads",
     "staging",
     "distributed",
     "_library",

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 
 from corrmask.errors import InputError
 from corrmask.sources import open_sources
-from corrmask.sources.pieces import Pieces, open_pieces
+from corrmask.sources.pieces import Pieces, _zstd_size, open_pieces
 
 zarr = pytest.importorskip("zarr", minversion="3")
 numcodecs = pytest.importorskip("numcodecs")
@@ -105,8 +105,20 @@ def test_pieces_of_another_size(tmp_path: Path) -> None:
     (tmp_path / "a" / "zarr.json").write_text(json.dumps(document))
     found = open_pieces(str(tmp_path / "a"), "a")
     assert found is not None
-    with pytest.raises(InputError, match="a piece of 400 bytes instead of 200"):
-        found[:10]
+    for n in (10, N):  # a part of a piece; whole ones, which are decompressed in place
+        with pytest.raises(InputError, match="a piece of 400 bytes instead of 200"):
+            found[:n]
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1, 255, 256, 257, 65_791, 65_792, 1 << 20])
+def test_the_size_of_a_zstd_frame(n_bytes: int) -> None:
+    stored = numcodecs.Zstd().encode(np.random.default_rng(0).integers(0, 256, n_bytes, dtype=np.uint8))
+    assert _zstd_size(stored) in (n_bytes, None)
+    assert _zstd_size(stored) == n_bytes or len(stored) < 18
+    assert _zstd_size(stored[:4]) is None
+    assert _zstd_size(b"\0" + stored[1:]) is None
+    unknown = stored[:4] + bytes([0]) + stored[5:]  # neither one segment nor a size
+    assert _zstd_size(unknown) is None
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])

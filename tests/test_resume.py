@@ -89,7 +89,7 @@ def test_tokenize_keeps_what_was_written(tmp_path: Path, files: list[Path], monk
     tokenize(files, tmp_path / "whole")
     monkeypatch.setattr("corrmask.corpus_writer.SHARD_CELLS", 100)
     output = tmp_path / "corpus"
-    calls = stop_at(monkeypatch, CorpusWriter, "append", 3, KeyboardInterrupt())
+    calls = stop_at(monkeypatch, CorpusWriter, "append_ragged", 3, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         tokenize(files, output)
     stages = []
@@ -135,7 +135,7 @@ def test_graph_keeps_what_was_summed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def interrupted(tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """The output of a run that was interrupted in its third file."""
     with monkeypatch.context() as patch:
-        stop_at(patch, CorpusWriter, "append", 3, KeyboardInterrupt())
+        stop_at(patch, CorpusWriter, "append_ragged", 3, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             tokenize(files, tmp_path / "corpus")
     return tmp_path / "corpus"

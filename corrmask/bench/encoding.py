@@ -58,16 +58,19 @@ class Encoding:
         return ids, lengths
 
     def geneformer_loop(self) -> tuple[list[np.ndarray], np.ndarray]:
-        """The published tokenizer's steps, written anew: 512 cells scaled as a sparse matrix, each sorted alone."""
+        """The published tokenizer's steps, written anew: genes with a token are picked by column, 512 cells are scaled
+        as a sparse matrix, and each is sorted alone, its row taken out once for the values and once for the genes.
+        The views of AnnData from which each chunk comes are left out."""
         counts, cells = self.counts, []
+        with_token = np.arange(counts.shape[1])
         totals = np.asarray(counts.sum(axis=1))
         for first in range(0, counts.shape[0], CHUNK):
-            part = slice(first, first + CHUNK)
-            scaled = sp.csr_matrix(counts[part] / totals[part] * 10_000 / self.medians)
+            chunk = np.arange(first, min(first + CHUNK, counts.shape[0]))
+            picked = counts[chunk][:, with_token]
+            scaled = sp.csr_matrix(picked / totals[chunk] * 10_000 / self.medians)
             for cell in range(scaled.shape[0]):
-                row = scaled[cell]
-                order = np.argsort(-row.data)
-                cells.append(self.tokens[row.indices][order][: self.max_len])
+                values, tokens = scaled[cell].data, self.tokens[scaled[cell].indices]
+                cells.append(tokens[np.argsort(-values)][: self.max_len])
         return cells, np.array([len(cell) for cell in cells])
 
     @cached_property

@@ -9,14 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from corrmask.demo.cells import read_cells
 from corrmask.demo.folder import prepare
 from corrmask.demo.settings import DemoSettings
 from corrmask.demo.stages import run_stages
 from corrmask.files import check_output
 from corrmask.progress import Progress, silent
+from corrmask.threads import torch_threads
 
 __all__ = ["DemoSettings", "run_demo"]
 
@@ -65,13 +64,10 @@ def run_demo(
         "stages": {},
     }
     created = prepare(folder, record, overwrite)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(settings.threads or threads)
     try:
-        return run_stages(folder, settings, cells, record, progress, note)
+        with torch_threads(settings.threads):
+            return run_stages(folder, settings, cells, record, progress, note)
     except BaseException:
         if created and not record["stages"]:
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    finally:
-        torch.set_num_threads(threads)

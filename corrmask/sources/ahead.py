@@ -6,8 +6,10 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
+
+from corrmask.threads import lone_threads
 
 Result = TypeVar("Result")
 
@@ -24,7 +26,7 @@ def ahead(
     jobs
         Taken one by one on a thread of their own, so that what they need in common may be read there.
     workers
-        Threads that run jobs; 0 runs them in the caller's, when their turn comes.
+        Threads that run jobs, torch's operators on one each; 0 runs jobs in the caller's, when their turn comes.
     depth
         Most results there are at a time, in the making, waiting or in use; by default one more than `workers`.
 
@@ -60,7 +62,7 @@ def ahead(
         finally:
             waiting.put(None)
 
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="corrmask-read")
+    pool = lone_threads(workers, "corrmask-read")
     feeder = threading.Thread(target=feed, name="corrmask-feed", daemon=True)
     feeder.start()
     try:

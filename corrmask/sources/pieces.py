@@ -62,14 +62,17 @@ class Pieces:
         for number in range(low // self.file_size, -(-high // self.file_size)):
             first = number * self.file_size
             begin, end = max(low, first), min(high, first + self.file_size)
-            for start, values in self._read(number, begin - first, end - first):
-                into, stop = first + start, first + start + len(values)
-                kept = slice(max(begin - into, 0), len(values) - max(stop - end, 0))
-                result[max(into, begin) - low : min(stop, end) - low] = values[kept]
+            for start, stored, path in self._read(number, begin - first, end - first):
+                into, stop = first + start, first + start + self.size
+                if begin <= into and stop <= end and self._decodes_alone(stored):
+                    self.codec.decode(stored, out=result[into - low : stop - low])
+                    continue
+                kept = slice(max(begin - into, 0), self.size - max(stop - end, 0))
+                result[max(into, begin) - low : min(stop, end) - low] = self._decode(stored, path)[kept]
         return result
 
-    def _read(self, number: int, begin: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
-        """The pieces of a file that hold its values begin .. end - 1: where each starts, and its values."""
+    def _read(self, number: int, begin: int, end: int) -> Iterator[tuple[int, bytes, str]]:
+        """The pieces of a file that hold its values begin .. end - 1: where each starts, as it is stored, its file."""
         path = f"{self.prefix}{number}"
         try:
             with open(path, "rb") as file:
@@ -82,15 +85,31 @@ class Pieces:
                     offset, stored = places[piece]
                     if offset == _ABSENT or offset + stored > length:
                         raise damaged(path, f"its piece {piece} is not there")
-                    yield piece * self.size, self._decode(os.pread(file.fileno(), stored, offset), path)
+                    yield piece * self.size, os.pread(file.fileno(), stored, offset), path
         except FileNotFoundError:
             raise damaged(self.name, f"{os.path.relpath(path, self.name)} is not there") from None
+
+    def _decodes_alone(self, stored: bytes) -> bool:
+        """Whether the codec fills the place of a piece, as the piece says of itself: of less it would not complain."""
+        return getattr(self.codec, "codec_id", None) == "zstd" and _zstd_size(stored) == self.size * self.dtype.itemsize
 
     def _decode(self, stored: bytes, path: str) -> np.ndarray:
         plain = stored if self.codec is None else self.codec.decode(stored)
         if len(plain) != self.size * self.dtype.itemsize:
             raise damaged(path, f"a piece of {len(plain)} bytes instead of {self.size * self.dtype.itemsize}")
         return np.frombuffer(plain, dtype=self.dtype)
+
+
+def _zstd_size(stored: bytes) -> int | None:
+    """Bytes of the content of a zstd frame, as its head gives them (RFC 8878, 3.1.1.1)."""
+    if len(stored) < 18 or stored[:4] != b"\x28\xb5\x2f\xfd":
+        return None
+    flags = stored[4]
+    is_single = flags >> 5 & 1
+    n_bytes = (is_single, 2, 4, 8)[flags >> 6]
+    first = 5 + (1 - is_single) + (0, 1, 2, 4)[flags & 3]  # behind the window and the number of the dictionary
+    size = int.from_bytes(stored[first : first + n_bytes], "little") + (256 if n_bytes == 2 else 0)
+    return size if n_bytes else None
 
 
 def _index(stored: bytes, path: str) -> list[list[int]]:

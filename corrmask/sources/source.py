@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -88,7 +88,8 @@ class Source:
         max_nonzeros: int = 16_000_000,
         max_cells: int = 16_384,
         workers: int = READERS,
-    ) -> Iterator[Chunk]:
+        then: Callable[[Chunk], Any] | None = None,
+    ) -> Iterator[Any]:
         """Read the cells once, in order. Chunks are read and checked on threads while others are in use.
 
         Parameters
@@ -105,11 +106,14 @@ class Source:
             are turned, and are read once more for each so many values.
         workers
             Threads that read; so many chunks and one more are held at a time. With 0 the caller's thread reads.
+        then
+            What is to be made of a chunk by the thread that read it.
 
         Yields
         ------
         Chunk
-            Checked by `check_counts`; entries of one cell and gene that stand twice are summed.
+            Checked by `check_counts`; entries of one cell and gene that stand twice are summed. With `then`, what that
+            makes of it.
 
         Raises
         ------
@@ -120,7 +124,7 @@ class Source:
             raise InputError(f"max_nonzeros and max_cells must be at least 1, got {max_nonzeros} and {max_cells}")
         columns = self._check_columns(obs)
         jobs = (
-            partial(self._chunk, start, load, columns)
+            partial(self._chunk, start, load, columns, then)
             for number, (start, load) in enumerate(self.reader.blocks(max_nonzeros, max_cells, first_cell))
             if start >= first_cell and number % share[1] == share[0]
         )
@@ -152,16 +156,17 @@ class Source:
                 raise InputError(f"{self.name}: obs has no column {column!r}; available: {available}")
         return columns
 
-    def _chunk(self, start: int, load: Load, columns: list[str]) -> Chunk:
+    def _chunk(self, start: int, load: Load, columns: list[str], then: Callable[[Chunk], Any] | None) -> Any:
         counts = load()
         if isinstance(counts, DeviceRows):
             counts.check(name=self.name, start=start, normalized=self.normalized)
-            return Chunk(counts, self.reader.obs(columns, start, start + counts.shape[0]), start)
-        check_counts(counts, name=self.name, start=start, normalized=self.normalized)
-        if not is_ascending(counts):
-            counts = counts.copy()  # summing sorts in place, and this memory may be the user's
-            counts.sum_duplicates()
-        return Chunk(counts, self.reader.obs(columns, start, start + counts.shape[0]), start)
+        else:
+            check_counts(counts, name=self.name, start=start, normalized=self.normalized)
+            if not is_ascending(counts):
+                counts = counts.copy()  # summing sorts in place, and this memory may be the user's
+                counts.sum_duplicates()
+        chunk = Chunk(counts, self.reader.obs(columns, start, start + counts.shape[0]), start)
+        return chunk if then is None else then(chunk)
 
 
 def _files(name: str) -> list[int] | None:

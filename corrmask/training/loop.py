@@ -21,6 +21,7 @@ from corrmask.loader import Loader
 from corrmask.model import build_model, choose_device, load_weights
 from corrmask.order import batches_per_epoch, shuffled
 from corrmask.progress import Progress, silent
+from corrmask.threads import torch_threads
 from corrmask.training import output as run_folder
 from corrmask.training.checkpoint import newest_checkpoint, read_optimizer, remove_leftovers, write_checkpoint
 from corrmask.training.log import Log, read_metrics, share_of_time
@@ -206,14 +207,10 @@ class _Run:
         """Go through the updates that are left."""
         if self.finished:
             return self.record
-        threads = torch.get_num_threads()
-        torch.set_num_threads(self.settings.threads or threads)
-        try:
-            # Dropout draws from torch's generator, which is seeded at each update and left as the caller had it.
-            with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-                return self._train(progress)
-        finally:
-            torch.set_num_threads(threads)
+        # Dropout draws from torch's generator, which is seeded at each update and left as the caller had it.
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch_threads(self.settings.threads), torch.random.fork_rng(devices=devices):
+            return self._train(progress)
 
     def _train(self, progress: Progress) -> dict[str, Any]:
         settings, ranks = self.settings, self.ranks

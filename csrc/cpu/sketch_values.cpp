@@ -4,23 +4,27 @@
 // count: of 20,000 genes 40 MB are in use instead of 120. And cells go by their totals: the same count in cells that
 // follow one another falls into the same line.
 //
-// Owner computes: each thread has the columns of some genes, equally many entries, and finds them by the ascending
-// order of columns. Sums of integers: the same for any number of threads.
+// Owner computes: the columns of some genes belong to one thread at a time, which finds them in each cell by the
+// ascending order of columns. Sums of integers: the same for any number of threads.
 #include "../portable/value_sketch.h"
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <limits>
 #include <mutex>
 #include <numeric>
+#include <type_traits>
 #include <vector>
 
 #include "csr_rows.h"
+#include "versions.h"
 
 namespace corrmask {
 
 namespace {
 
+constexpr int64_t kPartsOfThread = 4;  // so that none waits long for the last one, whose core may have other work
 constexpr int64_t kNowhere = std::numeric_limits<int64_t>::min() / 2;  // the buckets of a column without a gene
 
 template <class Index, class Count>
@@ -42,37 +46,64 @@ struct Reach {
   }
 };
 
-// Reads all cells once. Values ascend with counts, so the smallest and the largest count of a cell are enough.
+// The reach of some cells' values; a cell (or -1) whose columns are not in 0 .. n_columns - 1, one where they do not
+// ascend.
+struct Findings {
+  Reach reach;
+  int64_t outside = -1, unordered = -1;
+};
+
+// Values ascend with counts, so the smallest and the largest count of a cell are enough.
+template <class Index, class Count>
+struct LookThrough {
+  // Integers as wide as a count: the bits of positive numbers order as these do, and minima of integers become vectors.
+  using Order = std::conditional_t<sizeof(Count) == 4, int32_t, int64_t>;
+  static constexpr Order kMost = std::bit_cast<Order>(
+      std::is_floating_point_v<Count> ? std::numeric_limits<Count>::infinity() : std::numeric_limits<Count>::max());
+
+  template <InstructionSet kSet>
+  CORRMASK_HOST_DEVICE static void run(const Cells<Index, Count>& cells, int64_t begin, int64_t end, int64_t n_columns,
+                                       Findings& found) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t n = cells.start[i + 1] - cells.start[i];
+      if (n == 0) continue;
+      const Index* __restrict column = cells.column + cells.start[i];
+      const Count* __restrict count = cells.count + cells.start[i];
+      if (column[0] < 0 || column[n - 1] >= n_columns) found.outside = i;
+      Index falls = 0;
+      for (int64_t e = 1; e < n; ++e) falls |= static_cast<Index>(column[e] <= column[e - 1]);
+      if (falls != 0) found.unordered = i;
+      Order least = kMost, most = 0;
+      for (int64_t e = 0; e < n; ++e) {
+        const Order own = std::bit_cast<Order>(count[e]);
+        const bool is_positive = (own > 0) & (own <= kMost);  // a NaN is above
+        least = std::min(least, is_positive ? own : kMost);
+        most = std::max(most, is_positive ? own : Order{0});
+      }
+      const double smallest = per_ten_thousand(static_cast<double>(std::bit_cast<Count>(least)), cells.total[i]);
+      const double largest = per_ten_thousand(static_cast<double>(std::bit_cast<Count>(most)), cells.total[i]);
+      if (largest > 0) found.reach.add({bucket_of(smallest), bucket_of(largest)});
+    }
+  }
+};
+
+// Reads all cells once.
 template <class Index, class Count>
 Reach reach_of(const char* op, const Cells<Index, Count>& cells, int64_t n_columns) {
-  Reach reach;
+  Findings found;
   std::mutex adding;
-  std::atomic<int64_t> outside{-1}, unordered{-1};
+  const auto look_through = for_this_machine<LookThrough<Index, Count>>(op);
   torch::stable::parallel_for(0, cells.n, 64, [&](int64_t begin, int64_t end) {
-    Reach own;
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t first = cells.start[i], last = cells.start[i + 1];
-      if (first == last) continue;
-      if (cells.column[first] < 0 || cells.column[last - 1] >= n_columns) outside = i;
-      int64_t falls = 0;
-      for (int64_t e = first + 1; e < last; ++e) falls += cells.column[e] <= cells.column[e - 1];
-      if (falls > 0) unordered = i;
-      Count least = std::numeric_limits<Count>::max(), most = 0;
-      for (int64_t e = first; e < last; ++e) {
-        const Count count = cells.count[e];
-        least = count > 0 && count < least ? count : least;
-        most = count > most ? count : most;
-      }
-      const double largest = per_ten_thousand(static_cast<double>(most), cells.total[i]);
-      if (!(largest > 0)) continue;
-      own.add({bucket_of(per_ten_thousand(static_cast<double>(least), cells.total[i])), bucket_of(largest)});
-    }
+    Findings own;
+    look_through(cells, begin, end, n_columns, own);
     const std::lock_guard<std::mutex> lock(adding);
-    reach.add(own);
+    found.reach.add(own.reach);
+    found.outside = std::max(found.outside, own.outside);
+    found.unordered = std::max(found.unordered, own.unordered);
   });
-  check(outside < 0, op, "'indices' must be in 0 .. ", n_columns - 1, ", they are not in cell ", outside.load());
-  check(unordered < 0, op, "'indices' must ascend within each cell, they do not in cell ", unordered.load());
-  return reach;
+  check(found.outside < 0, op, "'indices' must be in 0 .. ", n_columns - 1, ", they are not in cell ", found.outside);
+  check(found.unordered < 0, op, "'indices' must ascend within each cell, they do not in cell ", found.unordered);
+  return found.reach;
 }
 
 std::vector<int64_t> by_total(const double* total, int64_t n) {
@@ -97,29 +128,35 @@ std::vector<Index> cut_columns(const Index* column, int64_t n_entries, int64_t n
 
 // Counts the values in columns first .. last - 1.
 template <class Index, class Count>
-void count_values(const Cells<Index, Count>& cells, const std::vector<int64_t>& order, Index first, Index last,
-                  const int64_t* gene_start, uint8_t* low, uint32_t* carries) {
-  constexpr int64_t kBatch = 128;  // memory is asked for so far ahead
-  int64_t place[kBatch];
-  for (const int64_t i : order) {
-    const Index* row = cells.column + cells.start[i];
-    const Index* row_end = cells.column + cells.start[i + 1];
-    int64_t e = std::lower_bound(row, row_end, first) - cells.column;
-    const int64_t end = std::lower_bound(row, row_end, last) - cells.column;
-    const double total = cells.total[i];
-    for (; e < end; e += kBatch) {
-      const int64_t n = std::min(kBatch, end - e);
-      for (int64_t k = 0; k < n; ++k) {
-        const double value = per_ten_thousand(static_cast<double>(cells.count[e + k]), total);
-        place[k] = value > 0 ? gene_start[cells.column[e + k]] + bucket_of(value) : kNowhere;
-        __builtin_prefetch(low + std::max<int64_t>(place[k], 0), 1);
-      }
-      for (int64_t k = 0; k < n; ++k) {
-        if (place[k] >= 0 && ++low[place[k]] == 0) ++carries[place[k]];
+struct CountValues {
+  template <InstructionSet kSet>
+  CORRMASK_HOST_DEVICE static void run(const Cells<Index, Count>& cells, const std::vector<int64_t>& order, Index first,
+                                       Index last, const int64_t* gene_start, uint8_t* low, uint32_t* carries) {
+    constexpr int64_t kBatch = 64;  // memory is asked for so far ahead
+    int64_t place[kBatch];
+    for (const int64_t i : order) {
+      const Index* row = cells.column + cells.start[i];
+      const Index* row_end = cells.column + cells.start[i + 1];
+      int64_t e = std::lower_bound(row, row_end, first) - cells.column;
+      const int64_t end = std::lower_bound(row, row_end, last) - cells.column;
+      const double total = cells.total[i];
+      for (; e < end; e += kBatch) {
+        const int64_t n = std::min(kBatch, end - e);
+        const Index* __restrict column = cells.column + e;
+        const Count* __restrict count = cells.count + e;
+        for (int64_t k = 0; k < n; ++k) {
+          const double value = per_ten_thousand(static_cast<double>(count[k]), total);
+          const int64_t bucket = gene_start[column[k]] + bucket_of(value);
+          place[k] = value > 0 ? bucket : kNowhere;
+        }
+        for (int64_t k = 0; k < n; ++k) __builtin_prefetch(low + std::max<int64_t>(place[k], 0), 1);
+        for (int64_t k = 0; k < n; ++k) {
+          if (place[k] >= 0 && ++low[place[k]] == 0) ++carries[place[k]];
+        }
       }
     }
   }
-}
+};
 
 }  // namespace
 
@@ -154,12 +191,16 @@ Tensor sketch_values_cpu(Tensor low, Tensor carries, const Tensor& indptr, const
       mutable_data<int64_t>(result)[0] = reach.low;
       mutable_data<int64_t>(result)[1] = reach.high;
       if (reach.low > reach.high || reach.low < first_bucket || reach.high >= first_bucket + n_buckets) return;
-      const int64_t n_parts = torch::stable::get_num_threads();
+      const int64_t n_threads = torch::stable::get_num_threads(), n_parts = kPartsOfThread * n_threads;
       const std::vector<Index> cuts = cut_columns(cells.column, n_entries, n_columns, n_parts);
       const std::vector<int64_t> order = by_total(cells.total, n_cells);
-      torch::stable::parallel_for(0, n_parts, 1, [&](int64_t begin, int64_t end) {
-        count_values(cells, order, cuts[begin], cuts[end], gene_start.data(), mutable_data<uint8_t>(low),
-                     mutable_data<uint32_t>(carries));
+      const auto count_values = for_this_machine<CountValues<Index, Count>>(kOp);
+      std::atomic<int64_t> next_part{0};
+      torch::stable::parallel_for(0, n_threads, 1, [&](int64_t, int64_t) {
+        for (int64_t part; (part = next_part.fetch_add(1)) < n_parts;) {
+          count_values(cells, order, cuts[part], cuts[part + 1], gene_start.data(), mutable_data<uint8_t>(low),
+                       mutable_data<uint32_t>(carries));
+        }
       });
     });
   });
