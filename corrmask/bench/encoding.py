@@ -6,8 +6,10 @@ from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch
+from anndata import AnnData
 from torch import Tensor
 
 from corrmask import ops
@@ -57,17 +59,23 @@ class Encoding:
             ids[cell, :n] = tokens[row][np.argsort(keys[row], kind="stable")[:n]]
         return ids, lengths
 
+    @cached_property
+    def _adata(self) -> AnnData:
+        """The cells as the published tokenizer takes them."""
+        totals, names = np.asarray(self.counts.sum(axis=1)).ravel(), np.arange(self.counts.shape[0]).astype(str)
+        return AnnData(self.counts, obs=pd.DataFrame({"n_counts": totals}, index=names))
+
     def geneformer_loop(self) -> tuple[list[np.ndarray], np.ndarray]:
-        """The published tokenizer's steps, written anew: genes with a token are picked by column, 512 cells are scaled
-        as a sparse matrix, and each is sorted alone, its row taken out once for the values and once for the genes.
-        The views of AnnData from which each chunk comes are left out."""
-        counts, cells = self.counts, []
-        with_token = np.arange(counts.shape[1])
-        totals = np.asarray(counts.sum(axis=1))
-        for first in range(0, counts.shape[0], CHUNK):
-            chunk = np.arange(first, min(first + CHUNK, counts.shape[0]))
-            picked = counts[chunk][:, with_token]
-            scaled = sp.csr_matrix(picked / totals[chunk] * 10_000 / self.medians)
+        """The published tokenizer's steps, written anew: 512 cells at a time are taken from AnnData, genes with a token
+        picked by column, counts scaled as a sparse matrix, and each cell sorted alone, its row taken out once for the
+        values and once for the genes."""
+        adata, cells = self._adata, []
+        with_token = np.arange(adata.n_vars)
+        for first in range(0, adata.n_obs, CHUNK):
+            chunk = np.arange(first, min(first + CHUNK, adata.n_obs))
+            totals = adata[chunk].obs["n_counts"].to_numpy()[:, None]
+            picked = adata[chunk, :].X[:, with_token]
+            scaled = sp.csr_matrix(picked / totals * 10_000 / self.medians)
             for cell in range(scaled.shape[0]):
                 values, tokens = scaled[cell].data, self.tokens[scaled[cell].indices]
                 cells.append(tokens[np.argsort(-values)][: self.max_len])
