@@ -158,11 +158,11 @@ class Loader:
     def batches(self, first: int = 0, last: int | None = None) -> Generator[LoadedBatch, None, None]:
         """The batches of the steps first .. last - 1, through the epochs; None never ends.
 
-        What fails in a thread is raised here, at its step. The threads end when the steps do, at an error, and when
-        the generator is closed (``with contextlib.closing(loader.batches()) as batches``).
+        What fails in a thread is raised here, at its step. The threads end when the steps do, at an error, and soon
+        after the generator is closed (``with contextlib.closing(loader.batches()) as batches``).
         """
         pending: deque[Future[Any]] = deque()
-        pool = lone_threads(self._threads, "corrmask-loader")
+        pool, waits = lone_threads(self._threads, "corrmask-loader"), True
         try:
             coming = first
             while True:
@@ -177,8 +177,11 @@ class Loader:
                     _hand_over(batch, copied, self._device)
                 self.waited += time.perf_counter() - before
                 yield batch
+        except GeneratorExit:  # perhaps from the garbage collector, in any thread, whatever that holds: do not wait
+            waits = False
+            raise
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=waits, cancel_futures=True)
 
     def _load(self, step: int) -> tuple[LoadedBatch, Any]:
         """One batch, in one of the threads, and the CUDA event of its copy."""

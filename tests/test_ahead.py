@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +25,13 @@ from corrmask.sources.ahead import ahead
 from corrmask.sources.hdf5 import read_slice
 
 ad = pytest.importorskip("anndata")
+
+
+def assert_soon(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def ours() -> list[str]:
@@ -81,7 +90,35 @@ def test_a_reader_that_is_left_ends_its_threads() -> None:
     assert next(results) == 1
     assert ours()
     results.close()
-    assert not ours()
+    assert_soon(lambda: not ours())
+
+
+ABANDONED = """
+import gc, threading
+from itertools import repeat
+from corrmask.sources.ahead import ahead
+
+def collect(maintain=threading._maintain_shutdown_locks):
+    gc.collect()  # as may happen wherever memory is asked for
+    maintain()
+
+gc.disable()
+left = ahead(repeat(int), workers=2)
+next(left)
+loop = [left]
+loop.append(loop)  # for the collector alone
+del left, loop
+threading._maintain_shutdown_locks = collect
+thread = threading.Thread(target=int)
+thread.start()
+thread.join()
+"""
+
+
+@pytest.mark.skipif(not hasattr(threading, "_maintain_shutdown_locks"), reason="this Python begins threads otherwise")
+def test_the_garbage_collector_may_end_it_while_a_thread_begins() -> None:
+    """That thread holds what others need to end: to wait for them there would be for ever."""
+    subprocess.run([sys.executable, "-c", ABANDONED], check=True, timeout=60)
 
 
 def make_cells(n_cells: int = 300, n_genes: int = 40, seed: int = 0) -> Any:

@@ -33,47 +33,58 @@ def ahead(
     Raises
     ------
     Exception
-        What a job, or `jobs` itself, raises, at its place in the order. No thread is left behind, however it ends.
+        What a job, or `jobs` itself, raises, at its place in the order. No thread is left behind then, nor at the end.
+        Where the iterator is left or closed before, they end with the jobs that they are at.
     """
     if workers == 0:
         for job in jobs:
             yield job()
         return
-    waiting: queue.SimpleQueue[Future[Result] | None] = queue.SimpleQueue()
-    room = threading.Semaphore(depth or workers + 1)
-    stopped = threading.Event()
+    waiting: queue.SimpleQueue[Future[Result | None] | None] = queue.SimpleQueue()
+    room: queue.SimpleQueue[None] = queue.SimpleQueue()  # unlike a semaphore's, its calls never wait for one another
+    for _ in range(depth or workers + 1):
+        room.put(None)
+    stopped = False
+
+    def run(job: Callable[[], Result]) -> Result | None:
+        return None if stopped else job()
 
     def feed() -> None:
-        try:
-            taken = iter(jobs)
-            while True:
-                room.acquire()  # before the job is taken: it may hold memory
-                if stopped.is_set():
-                    break
-                try:
-                    job = next(taken)
-                except StopIteration:
-                    break
-                waiting.put(pool.submit(job))
-        except BaseException as error:
-            failed: Future[Result] = Future()
-            failed.set_exception(error)
-            waiting.put(failed)
-        finally:
-            waiting.put(None)
+        with pool:
+            try:
+                taken = iter(jobs)
+                while True:
+                    room.get()  # before the job is taken: it may hold memory
+                    if stopped:
+                        break
+                    try:
+                        job = next(taken)
+                    except StopIteration:
+                        break
+                    waiting.put(pool.submit(run, job))
+            except BaseException as error:
+                failed: Future[Result | None] = Future()
+                failed.set_exception(error)
+                waiting.put(failed)
+            finally:
+                waiting.put(None)
 
     pool = lone_threads(workers, "corrmask-read")
     feeder = threading.Thread(target=feed, name="corrmask-feed", daemon=True)
     feeder.start()
+    waits = True
     try:
         while (future := waiting.get()) is not None:
             result = future.result()
             del future
-            yield result
+            yield result  # type: ignore[misc]  # None comes of jobs alone that nobody waits for
             del result  # the caller has asked for the next one
-            room.release()
+            room.put(None)
+    except GeneratorExit:  # perhaps from the garbage collector, in any thread, whatever that holds: do not wait
+        waits = False
+        raise
     finally:
-        stopped.set()
-        room.release()
-        feeder.join()
-        pool.shutdown(cancel_futures=True)
+        stopped = True
+        room.put(None)
+        if waits:
+            feeder.join()
