@@ -21,10 +21,12 @@ _SLAB = 8  # panels whose correlations stand in memory, where the files measured
 
 def log_normalize(counts: sp.csr_array, target_sum: float) -> np.ndarray:
     """log1p(count * target_sum / total of the cell) for the stored entries: float64 [nnz]. Empty cells stay empty."""
-    totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    values = counts.data.astype(np.float64)
+    # As float64 from the start: scipy sums rows of float32 in float32, which holds no odd number above 2**24.
+    totals = sp.csr_array((values, counts.indices, counts.indptr), shape=counts.shape).sum(axis=1)
     per_entry = np.repeat(totals, np.diff(counts.indptr))
     per_entry[per_entry == 0] = 1  # a cell of stored zeros
-    return np.log1p(counts.data.astype(np.float64) * target_sum / per_entry)
+    return np.log1p(values * target_sum / per_entry)
 
 
 def no_edges(n_genes: int, top_k: int, device: torch.device | str | None = None) -> tuple[torch.Tensor, torch.Tensor]:

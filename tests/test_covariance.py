@@ -312,8 +312,8 @@ def test_log_normalize() -> None:
     stored_zero = sp.csr_array((np.zeros(1), np.zeros(1, dtype=np.int32), np.array([0, 1])), shape=(1, 3))
     assert log_normalize(stored_zero, 1e4).tolist() == [0]
     # totals in float64, though float32 counts sum to more than 2**24
-    big = sp.csr_array(np.array([[2**24, 1, 1]], dtype=np.float32))
-    np.testing.assert_allclose(log_normalize(big, 1e4)[1], np.log1p(1e4 / (2**24 + 2)), rtol=1e-15)
+    big = sp.csr_array(np.array([[2**24] + [1] * 9], dtype=np.float32))
+    np.testing.assert_allclose(log_normalize(big, 1e4)[1], np.log1p(1e4 / (2**24 + 9)), rtol=1e-15)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int64])
