@@ -49,10 +49,13 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
     return path
 
 
+NO_SPACE = "no space left on the disk"
+
+
 def explain(error: OSError, path: str | Path) -> str:
     """One line for an error of the operating system: what failed, where, and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"output {str(path)!r}: no space left on the disk, nothing half-written stays; free some space"
+        return f"output {str(path)!r}: {NO_SPACE}, nothing half-written stays; free some space"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"output {str(path)!r}: the folder is not writable; change its permissions or write elsewhere"
     return f"output {str(path)!r}: {error.strerror or error}"

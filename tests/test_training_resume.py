@@ -22,6 +22,8 @@ import tiny_models as tiny
 
 from corrmask.cli.app import main
 from corrmask.errors import InputError
+from corrmask.files import explain
+from corrmask.training import output as run_folder
 from corrmask.training import pretrain
 from corrmask.training.log import read_metrics, truncate
 
@@ -292,6 +294,10 @@ def test_a_full_disk_at_a_checkpoint_leaves_the_earlier_ones(inputs, whole, tmp_
         with pytest.raises(InputError, match=r"no space left.*go on with --resume"):
             start(inputs, tmp_path / "m")
     assert [path.name for path in (tmp_path / "m" / "checkpoints").iterdir()] == ["step-000003"]
+    told = InputError(explain(OSError(28, ""), "m"))  # by another process of the run: words alone
+    again = run_folder.opened(tmp_path / "m", resume=True, overwrite=False)
+    with pytest.raises(InputError, match=r"no space left.*go on with --resume"), again:
+        raise told
     start(inputs, tmp_path / "m", resume=True)
     assert weights_of(tmp_path / "m") == weights_of(whole)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from corrmask.errors import InputError
-from corrmask.files import check_output, explain, full_disk, replacing, sync
+from corrmask.files import NO_SPACE, check_output, explain, replacing, sync
 from corrmask.model import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from corrmask.training.settings import Settings, difference
 from corrmask.vocabulary import FILE_NAME
@@ -55,7 +55,7 @@ def opened(path: str | Path, *, resume: bool, overwrite: bool) -> Iterator[Path]
             ) from None
         yield folder
     except InputError as error:
-        if full_disk(error.__cause__) and is_run(folder):
+        if NO_SPACE in str(error) and is_run(folder):  # told by this process, or by another of the run
             raise InputError(f"{error}; what was trained is kept: go on with --resume (resume=True)") from error
         raise
     finally:
