@@ -28,7 +28,7 @@ def ahead(
     workers
         Threads that run jobs, torch's operators on one each; 0 runs jobs in the caller's, when their turn comes.
     depth
-        Most results there are at a time, in the making, waiting or in use; by default one more than `workers`.
+        Most results there are at a time, in the making, waiting or in use; by default two more than `workers`.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def ahead(
         return
     waiting: queue.SimpleQueue[Future[Result | None] | None] = queue.SimpleQueue()
     room: queue.SimpleQueue[None] = queue.SimpleQueue()  # unlike a semaphore's, its calls never wait for one another
-    for _ in range(depth or workers + 1):
+    for _ in range(depth or workers + 2):
         room.put(None)
     stopped = False
 

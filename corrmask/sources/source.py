@@ -105,7 +105,7 @@ class Source:
             Bounds of a chunk (a single cell is never cut). Matrices stored by gene hold twice `max_nonzeros` while they
             are turned, and are read once more for each so many values.
         workers
-            Threads that read; so many chunks and one more are held at a time. With 0 the caller's thread reads.
+            Threads that read; so many chunks and two more are held at a time. With 0 the caller's thread reads.
         then
             What is to be made of a chunk by the thread that read it.
 
