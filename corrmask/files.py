@@ -61,7 +61,7 @@ def explain(error: OSError, path: str | Path) -> str:
     return f"output {str(path)!r}: {error.strerror or error}"
 
 
-def full_disk(error: BaseException | None) -> bool:
+def _full_disk(error: BaseException | None) -> bool:
     """Whether an error says that a disk is full."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
@@ -133,7 +133,7 @@ def explaining(path: Path, *written: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if full_disk(error):
+        if _full_disk(error):
             raise InputError(explain(OSError(errno.ENOSPC, ""), path)) from error
         if isinstance(error, OSError) and _not_writable(error, path, *written):
             raise InputError(explain(error, path)) from error

@@ -175,7 +175,7 @@ class _Encoder:
     def _n_truncated(self, counts: sp.csr_array, lengths: np.ndarray) -> int:
         """How many cells have more tokens than are kept: some of those that have `max_len`."""
         full = np.flatnonzero((lengths == self.max_len) & (np.diff(counts.indptr) > self.max_len))
-        if self.has_token.all() and counts.data.min(initial=1) > 0:
+        if not len(full) or (self.has_token.all() and counts.data.min(initial=1) > 0):
             return len(full)
         long = counts[full]
         with_token = (long.data > 0) & self.has_token[long.indices]

@@ -9,9 +9,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from corrmask.bench import packages
+from corrmask.threads import torch_threads
 
 MOST_ROUNDS = 200
 
@@ -88,10 +87,8 @@ class Times:
 @contextmanager
 def threads(n: int) -> Iterator[None]:
     """So many threads for torch, for the BLAS under numpy and scipy and for MKL; afterwards as before."""
-    before = torch.get_num_threads()
     with ExitStack() as stack:
-        stack.callback(torch.set_num_threads, before)
-        torch.set_num_threads(n)
+        stack.enter_context(torch_threads(n))
         if packages.has("threadpoolctl"):
             from threadpoolctl import threadpool_limits
 
