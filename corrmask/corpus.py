@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -197,17 +197,30 @@ class Corpus:
         InputError
             A row is not in 0 .. n_cells - 1 or is damaged, or a token not in the vocabulary.
         """
-        input_ids, lengths, cell_ids, _ = self._gather(rows, max_len, packed=False)
+        cell_ids, (input_ids, lengths, _) = self._gather(ops.gather_tokens, rows, max_len, packed=False)
         return Batch(input_ids, lengths, cell_ids)
 
     def packed_batch(self, rows: np.ndarray, max_len: int) -> PackedBatch:
         """Cells by row, the first `max_len` tokens of each, one behind the other. Raises as `batch` does."""
-        return PackedBatch(*self._gather(rows, max_len, packed=True))
+        cell_ids, (input_ids, lengths, cu_seqlens) = self._gather(ops.gather_tokens, rows, max_len, packed=True)
+        return PackedBatch(input_ids, lengths, cell_ids, cu_seqlens)
 
-    def _gather(self, rows: np.ndarray, max_len: int, packed: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def batches(self, rows: np.ndarray, max_len: int, *, packed: bool) -> list[Batch] | list[PackedBatch]:
+        """Several batches in one call, each as `batch` or `packed_batch` gives it; of a corpus on the CPU.
+
+        `rows` is int64 [n, B]. Raises as `batch` does.
+        """
+        cell_ids, found = self._gather(ops.gather_batches, rows, max_len, packed=packed)
+        parts = zip(found, cell_ids.unbind(), strict=True)
+        if packed:
+            return [PackedBatch(input_ids, lengths, ids, bounds) for (input_ids, lengths, bounds), ids in parts]
+        return [Batch(input_ids, lengths, ids) for (input_ids, lengths, _), ids in parts]
+
+    def _gather(self, op: Callable[..., Any], rows: np.ndarray, max_len: int, *, packed: bool) -> tuple[Tensor, Any]:
+        """Rows as a tensor, and what the operator finds there."""
         cell_ids = torch.tensor(np.asarray(rows, dtype=np.int64), device=self._chunks.device)
         try:
-            input_ids, lengths, cu_seqlens = ops.gather_tokens(
+            return cell_ids, op(
                 self._chunks,
                 cell_ids,
                 vocabulary=self.vocabulary.size,
@@ -216,11 +229,10 @@ class Corpus:
                 packed=packed,
             )
         except ValueError as error:
-            found = str(error).removeprefix("corrmask.gather_tokens: ")
+            found = str(error).split(": ", 1)[1]
             raise InputError(
                 f"corpus {self.name!r}: {found}; give rows that it has, and the vocabulary that it was tokenised with"
             ) from None
-        return input_ids, lengths, cell_ids, cu_seqlens
 
     def obs(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Columns of `obs` (all by default), indexed by the cells' names where the corpus has them.

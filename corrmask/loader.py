@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -16,11 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from corrmask.corpus import Corpus
+from corrmask.corpus import Batch, Corpus, PackedBatch
 from corrmask.errors import InputError
 from corrmask.masking import CorrMasker
 from corrmask.order import BalancedOrder, Order, ShuffledOrder, batches_per_epoch
 from corrmask.threads import lone_threads
+
+# What a thread reads in a turn, in tokens, and at most in batches: in short turns threads wait more for each other, and
+# for Python's lock, than they read. Masks take five times as long.
+_TURN_TOKENS = 1 << 20
+_TURN_TOKENS_MASKED = 1 << 19
+_TURN_BATCHES = 16
 
 
 class LoadedBatch(NamedTuple):
@@ -65,7 +71,8 @@ class Loader:
     threads
         Threads that read ahead; each computes alone.
     ahead
-        Batches that are read ahead, at most; by default two for each thread and one more.
+        Batches that are read ahead, at most. By default two turns of each thread and one more, a turn being a million
+        tokens, or half as many masked, or 16 batches.
     pin_memory
         Whether batches lie in pinned memory; by default where `device` is a CUDA device.
     device
@@ -110,12 +117,11 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        ahead = 2 * threads + 1 if ahead is None else ahead
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("max_len", max_len, 1),
             ("threads", threads, 1),
-            ("ahead", ahead, 1),
+            *(() if ahead is None else (("ahead", ahead, 1),)),
             ("seed", seed, 0),
             ("world_size", world_size, 1),
         ):
@@ -142,7 +148,10 @@ class Loader:
             self._order = BalancedOrder(rows, labels, seed=seed)
         self._corpus, self._batch_size, self._max_len = corpus, batch_size, max_len
         self._packed, self._masker, self._expand = packed, masker, expand
-        self._threads, self._ahead = threads, ahead
+        tokens = _TURN_TOKENS if masker is None else _TURN_TOKENS_MASKED
+        turn = max(1, min(tokens * world_size // (batch_size * max_len), _TURN_BATCHES))
+        self._ahead = (2 * threads + 1) * turn if ahead is None else ahead
+        self._threads, self._turn = threads, max(1, min(turn, self._ahead // (threads + 1)))
         self._rank, self._world_size = rank, world_size
         self._stream = torch.cuda.Stream(self._device) if on_cuda else None
         self.waited = 0.0
@@ -164,37 +173,68 @@ class Loader:
         pending: deque[Future[Any]] = deque()
         pool, waits = lone_threads(self._threads, "corrmask-loader"), True
         try:
-            coming = first
-            while True:
-                while len(pending) < self._ahead and (last is None or coming < last):
-                    pending.append(pool.submit(self._load, coming))
-                    coming += 1
-                if not pending:
-                    return
+            coming = step = first
+            while last is None or step < last:
+                while (end := self._end_of_turn(coming, last)) > coming and end - step <= self._ahead:
+                    pending.append(pool.submit(self._load, coming, end))
+                    coming = end
                 before = time.perf_counter()
-                batch, copied = pending.popleft().result()
-                if copied is not None:
-                    _hand_over(batch, copied, self._device)
+                loaded, error = pending.popleft().result()
                 self.waited += time.perf_counter() - before
-                yield batch
+                while loaded:
+                    batch, copied = loaded.popleft()
+                    if copied is not None:
+                        _hand_over(batch, copied, self._device)
+                    step += 1
+                    yield batch
+                if error is not None:
+                    raise error
         except GeneratorExit:  # perhaps from the garbage collector, in any thread, whatever that holds: do not wait
             waits = False
             raise
         finally:
             pool.shutdown(wait=waits, cancel_futures=True)
 
-    def _load(self, step: int) -> tuple[LoadedBatch, Any]:
-        """One batch, in one of the threads, and the CUDA event of its copy."""
+    def _end_of_turn(self, step: int, last: int | None) -> int:
+        """Behind the steps that a thread reads together with this one: of the same epoch."""
+        end = min(step + self._turn, (step // len(self) + 1) * len(self))
+        return end if last is None else min(end, last)
+
+    def _load(self, first: int, last: int) -> tuple[deque[tuple[LoadedBatch, Any]], BaseException | None]:
+        """Batches of these steps of an epoch, in one of the threads, each with the CUDA event of its copy.
+
+        Where a step fails, the batches before it, and the error.
+        """
+        loaded: deque[tuple[LoadedBatch, Any]] = deque()
+        try:
+            for step, batch in zip(range(first, last), self._read(first, last), strict=True):
+                loaded.append(self._finish(step, batch))
+        except BaseException as error:
+            return loaded, error
+        return loaded, None
+
+    def _read(self, first: int, last: int) -> Iterable[Batch | PackedBatch]:
+        """Cells of these steps."""
+        rows = np.stack([self._rows(step) for step in range(first, last)])
+        packed = self._packed and self._masker is None
+        try:
+            return self._corpus.batches(rows, self._max_len, packed=packed)
+        except InputError:  # up to the step that fails
+            return (self._corpus.batches(one[None], self._max_len, packed=packed)[0] for one in rows)
+
+    def _rows(self, step: int) -> np.ndarray:
+        """Which cells this rank reads."""
         epoch, place = divmod(step, len(self))
         start = place * self._batch_size
         n = min(self._batch_size, len(self._order) - start)
         first, last = (start + n * rank // self._world_size for rank in (self._rank, self._rank + 1))
-        rows = self._order.take(epoch, first, last)
-        labels = cu_seqlens = None
-        if self._packed and self._masker is None:
-            input_ids, lengths, cell_ids, cu_seqlens = self._corpus.packed_batch(rows, self._max_len)
-        else:
-            input_ids, lengths, cell_ids = self._corpus.batch(rows, self._max_len)
+        return self._order.take(epoch, first, last)
+
+    def _finish(self, step: int, batch: Batch | PackedBatch) -> tuple[LoadedBatch, Any]:
+        """Masked, packed and where it is wanted, with the CUDA event of its copy."""
+        epoch = step // len(self)
+        input_ids, lengths, cell_ids, *bounds = batch
+        labels, cu_seqlens = None, bounds[0] if bounds else None
         if self._masker is not None:
             masker = self._masker
             if self._expand is not None:
@@ -211,7 +251,7 @@ class Loader:
         if self._pin_memory:
             batch = _each(batch, lambda tensor: tensor.pin_memory())
         if self._stream is None:
-            return _each(batch, lambda tensor: tensor.to(self._device)), None
+            return batch, None
         with torch.cuda.stream(self._stream):
             batch = _each(batch, lambda tensor: tensor.to(self._device, non_blocking=True))
             return batch, self._stream.record_event()

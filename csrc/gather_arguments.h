@@ -1,4 +1,4 @@
-// The arguments of gather_tokens, checked as far as types and shapes go, on any device.
+// The arguments of gather_tokens and gather_batches, checked as far as types and shapes go, on any device.
 #pragma once
 
 #include "checks.h"
@@ -6,8 +6,8 @@
 
 namespace corrmask {
 
-inline void check_gather_tensors(const char* op, const Tensor& rows, const Tensor& chunks) {
-  check_tensor(rows, op, "rows", ScalarType::Long, 1);
+inline void check_gather_tensors(const char* op, const Tensor& rows, int64_t rows_dim, const Tensor& chunks) {
+  check_tensor(rows, op, "rows", ScalarType::Long, rows_dim);
   check_tensor(chunks, op, "chunks", ScalarType::Long, 2);
   check(chunks.size(0) >= 1 && chunks.size(1) == 4, op, "'chunks' must be of shape [n_chunks + 1, 4]");
 }

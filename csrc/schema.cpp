@@ -22,6 +22,9 @@ STABLE_TORCH_LIBRARY(corrmask, m) {
       "gather_tokens(Tensor rows, Tensor chunks, *, int token_bits, int offset_bits, int vocabulary, int max_len, "
       "int pad_id, bool packed, bool wide) -> (Tensor, Tensor, Tensor)");
   m.def(
+      "gather_batches(Tensor rows, Tensor chunks, *, int token_bits, int offset_bits, int vocabulary, int max_len, "
+      "int pad_id, bool packed, bool wide) -> Tensor[]");
+  m.def(
       "sketch_values(Tensor(a!) low, Tensor(b!) carries, Tensor indptr, Tensor indices, Tensor counts, Tensor totals, "
       "Tensor genes, *, int first_bucket) -> Tensor");
   m.def(

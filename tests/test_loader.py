@@ -21,9 +21,11 @@ from corrmask.vocabulary import Vocabulary
 
 pytest.importorskip("datasets")
 
+from datasets import load_from_disk
+
 from test_corpus import make_cells, make_obs, make_vocabulary, write
 
-from corrmask.corpus import Corpus
+from corrmask.corpus import Batch, Corpus
 
 N_CELLS = 150
 
@@ -160,20 +162,24 @@ def test_expand_follows_the_step(corpus: Corpus) -> None:
     assert masker.expand == 1
 
 
-def test_it_reads_ahead_and_no_further(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    loader = Loader(corpus, 8, 9, threads=2, ahead=3)
+@pytest.mark.parametrize(("ahead", "turn"), [(3, 1), (7, 2)])
+def test_it_reads_ahead_and_no_further(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, ahead: int, turn: int
+) -> None:
+    loader = Loader(corpus, 8, 9, threads=2, ahead=ahead)
+    n = ahead // turn * turn
     asked: list[int] = []
-    load = loader._load
-    monkeypatch.setattr(loader, "_load", lambda step: (asked.append(step), load(step))[1])
+    finish = loader._finish
+    monkeypatch.setattr(loader, "_finish", lambda step, batch: (asked.append(step), finish(step, batch))[1])
     with contextlib.closing(loader.batches(0, 100)) as batches:
         next(batches)
         deadline = time.monotonic() + 20
-        while len(asked) < 3 and time.monotonic() < deadline:
+        while len(asked) < n and time.monotonic() < deadline:
             time.sleep(0.001)
         time.sleep(0.05)
-        assert sorted(asked) == [0, 1, 2]
+        assert sorted(asked) == list(range(n))
         next(batches)
-    assert len(asked) <= 4
+    assert len(asked) <= n + turn
     assert_soon_no_threads()
 
 
@@ -182,20 +188,32 @@ def test_an_error_of_a_thread_arrives_at_its_step(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     loader = Loader(corpus, 8, 9, threads=2)
-    load = loader._load
+    finish = loader._finish
 
-    def fails(step: int) -> Any:
+    def fails(step: int, batch: Batch) -> Any:
         if step == 5:
             raise error
-        return load(step)
+        return finish(step, batch)
 
-    monkeypatch.setattr(loader, "_load", fails)
+    monkeypatch.setattr(loader, "_finish", fails)
     batches = loader.batches(0, 100)
     assert [next(batches).step for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(type(error)) as caught:
         next(batches)
     assert caught.value is error
     assert not loader_threads()
+
+
+def test_a_damaged_cell_is_told_at_its_step(tmp_path: Path) -> None:
+    vocabulary = make_vocabulary()
+    folder = write(tmp_path / "damaged", [[4 + i % 20] for i in range(40)], vocabulary)
+    corpus = Corpus.from_dataset(load_from_disk(folder), make_vocabulary(19))  # token 23 of the cells 19 and 39
+    reached: list[int] = []
+    with pytest.raises(InputError, match="row (19|39) holds token 23, the vocabulary has 23"):
+        reached.extend(batch.step for batch in Loader(corpus, 2, 9, seed=1).batches())
+    order = shuffled(np.arange(40), seed=1, epoch=0)
+    assert reached == list(range(np.isin(order, [19, 39]).argmax() // 2))
+    assert reached
 
 
 def test_no_thread_stays_where_the_consumer_leaves(corpus: Corpus) -> None:
@@ -218,7 +236,7 @@ def test_threads_compute_alone_and_torch_keeps_its_number(corpus: Corpus, monkey
     try:
         loader = Loader(corpus, 8, 9, threads=2)
         load, seen = loader._load, []
-        monkeypatch.setattr(loader, "_load", lambda step: (seen.append(torch.get_num_threads()), load(step))[1])
+        monkeypatch.setattr(loader, "_load", lambda *steps: (seen.append(torch.get_num_threads()), load(*steps))[1])
         with contextlib.closing(loader.batches()) as batches:
             for _ in range(6):
                 next(batches)

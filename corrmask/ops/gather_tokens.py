@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from corrmask._library import call, require_device
 from corrmask.ops._checks import check_integer, check_tensor
 
-_OP = "gather_tokens"
+_OP, _BATCHES = "gather_tokens", "gather_batches"
 _TOKEN_DTYPES = (np.dtype(np.uint16), np.dtype(np.int32), np.dtype(np.int64))
 _OFFSET_DTYPES = (np.dtype(np.int32), np.dtype(np.int64))
 
@@ -136,33 +137,82 @@ def gather_tokens(
         An argument has the wrong type, dtype, shape or range; a row, named, is not there, reaches beyond its piece or
         holds a token that the vocabulary lacks.
     """
-    if not isinstance(chunks, TokenChunks):
-        raise TypeError(f"corrmask.{_OP}: 'chunks' must be a TokenChunks, got {type(chunks).__name__}")
     check_tensor(_OP, "rows", rows, (torch.int64,), (None,), "[B]")
+    options = _options(_OP, chunks, rows, vocabulary, max_len, pad_id, packed, dtype)
+    return call(torch.ops.corrmask.gather_tokens, rows.contiguous(), chunks.table, **options)
+
+
+def gather_batches(
+    chunks: TokenChunks,
+    rows: Tensor,
+    *,
+    vocabulary: int,
+    max_len: int,
+    pad_id: int = 0,
+    packed: bool = False,
+    dtype: torch.dtype = torch.int64,
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Several batches in one call, as `gather_tokens` gives each: for threads that would else wait for Python's lock.
+
+    On the CPU alone.
+
+    Parameters
+    ----------
+    rows
+        int64 [n, B]: those of each batch.
+
+    Returns
+    -------
+    list
+        n times what `gather_tokens` returns.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `gather_tokens`.
+    """
+    check_tensor(_BATCHES, "rows", rows, (torch.int64,), (None, None), "[n, B]")
+    if not rows.is_cpu:
+        raise ValueError(f"corrmask.{_BATCHES}: 'rows' must be on the CPU, got {rows.device}; call gather_tokens there")
+    options = _options(_BATCHES, chunks, rows, vocabulary, max_len, pad_id, packed, dtype)
+    found = call(torch.ops.corrmask.gather_batches, rows.contiguous(), chunks.table, **options)
+    return list(zip(found[0::3], found[1::3], found[2::3], strict=True))
+
+
+def _options(
+    op: str,
+    chunks: TokenChunks,
+    rows: Tensor,
+    vocabulary: int,
+    max_len: int,
+    pad_id: int,
+    packed: bool,
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """Arguments, checked, as the operators take them."""
+    if not isinstance(chunks, TokenChunks):
+        raise TypeError(f"corrmask.{op}: 'chunks' must be a TokenChunks, got {type(chunks).__name__}")
     if rows.device != chunks.device:
-        raise ValueError(f"corrmask.{_OP}: 'rows' must be on {chunks.device}, where the chunks are; got {rows.device}")
-    require_device(_OP, rows)
+        raise ValueError(f"corrmask.{op}: 'rows' must be on {chunks.device}, where the chunks are; got {rows.device}")
+    require_device(op, rows)
     if dtype not in (torch.int32, torch.int64):
-        raise ValueError(f"corrmask.{_OP}: 'dtype' must be torch.int32 or torch.int64, got {dtype}")
-    check_integer(_OP, "vocabulary", vocabulary, 1, 2**31 - 1)
-    check_integer(_OP, "max_len", max_len, 1, 2**31 - 1)
-    check_integer(_OP, "pad_id", pad_id, -(2**31), 2**31 - 1)
-    return call(
-        torch.ops.corrmask.gather_tokens,
-        rows.contiguous(),
-        chunks.table,
-        token_bits=chunks.token_bits,
-        offset_bits=chunks.offset_bits,
-        vocabulary=vocabulary,
-        max_len=max_len,
-        pad_id=pad_id,
-        packed=bool(packed),
-        wide=dtype == torch.int64,
-    )
+        raise ValueError(f"corrmask.{op}: 'dtype' must be torch.int32 or torch.int64, got {dtype}")
+    check_integer(op, "vocabulary", vocabulary, 1, 2**31 - 1)
+    check_integer(op, "max_len", max_len, 1, 2**31 - 1)
+    check_integer(op, "pad_id", pad_id, -(2**31), 2**31 - 1)
+    return {
+        "token_bits": chunks.token_bits,
+        "offset_bits": chunks.offset_bits,
+        "vocabulary": vocabulary,
+        "max_len": max_len,
+        "pad_id": pad_id,
+        "packed": bool(packed),
+        "wide": dtype == torch.int64,
+    }
 
 
 @torch.library.register_fake("corrmask::gather_tokens")
-def _(
+def _fake(
     rows: Tensor,
     chunks: Tensor,
     *,
@@ -178,3 +228,8 @@ def _(
     size = torch.library.get_ctx().new_dynamic_size()  # the tokens of a packed batch, or the width of a padded one
     tokens = rows.new_empty((size,) if packed else (n_cells, size), dtype=torch.int64 if wide else torch.int32)
     return tokens, rows.new_empty((n_cells,)), rows.new_empty((n_cells + 1,), dtype=torch.int32)
+
+
+@torch.library.register_fake("corrmask::gather_batches")
+def _(rows: Tensor, chunks: Tensor, **options: Any) -> list[Tensor]:
+    return [part for batch in rows for part in _fake(batch, chunks, **options)]

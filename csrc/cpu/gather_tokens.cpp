@@ -91,24 +91,21 @@ void copy_rows(const char* op, const std::vector<RowSource>& sources, const int6
   if (faulty >= 0) check_tokens<Token>(op, sources[faulty], rows[faulty], vocabulary);
 }
 
-}  // namespace
+using GatheredRows = std::tuple<Tensor, Tensor, Tensor>;  // tokens, lengths, bounds
 
-std::tuple<Tensor, Tensor, Tensor> gather_tokens_cpu(const Tensor& rows, const Tensor& chunks, int64_t token_bits,
-                                                     int64_t offset_bits, int64_t vocabulary, int64_t max_len,
-                                                     int64_t pad_id, bool packed, bool wide) {
-  constexpr const char* kOp = "gather_tokens";
-  check_gather_tensors(kOp, rows, chunks);
-  const int64_t n = rows.size(0), n_chunks = chunks.size(0) - 1;
-  const int64_t* row = data<int64_t>(rows);                                              // [n]
+GatheredRows gather_rows(const char* op, const int64_t* row, int64_t n, const Tensor& chunks, int64_t token_bits,
+                         int64_t offset_bits, int64_t vocabulary, int64_t max_len, int64_t pad_id, bool packed,
+                         bool wide) {
+  const int64_t n_chunks = chunks.size(0) - 1;
   const TokenChunk* chunk = reinterpret_cast<const TokenChunk*>(data<int64_t>(chunks));  // [n_chunks + 1]
   Tensor lengths = torch::stable::empty({n}, ScalarType::Long);
   Tensor bounds = torch::stable::empty({n + 1}, ScalarType::Int);
   Tensor tokens;
-  with_stored_type(token_bits, kOp, [&](auto token_zero) {
+  with_stored_type(token_bits, op, [&](auto token_zero) {
     using Token = decltype(token_zero);
     std::vector<RowSource> sources;
-    with_offset_type(offset_bits, kOp, [&](auto offset_zero) {
-      sources = find_rows<decltype(offset_zero), Token>(kOp, row, n, chunk, n_chunks, max_len);
+    with_offset_type(offset_bits, op, [&](auto offset_zero) {
+      sources = find_rows<decltype(offset_zero), Token>(op, row, n, chunk, n_chunks, max_len);
     });
     int64_t* length = mutable_data<int64_t>(lengths);
     int32_t* bound = mutable_data<int32_t>(bounds);
@@ -119,7 +116,7 @@ std::tuple<Tensor, Tensor, Tensor> gather_tokens_cpu(const Tensor& rows, const T
       bound[b] = static_cast<int32_t>(total);
       width = std::max(width, length[b]);
       total += length[b];
-      check(total <= INT32_MAX, kOp, "a batch holds at most 2**31 - 1 tokens; give fewer 'rows'");
+      check(total <= INT32_MAX, op, "a batch holds at most 2**31 - 1 tokens; give fewer 'rows'");
     }
     bound[n] = static_cast<int32_t>(total);
     if (!packed) {
@@ -128,16 +125,44 @@ std::tuple<Tensor, Tensor, Tensor> gather_tokens_cpu(const Tensor& rows, const T
     const ScalarType dtype = wide ? ScalarType::Long : ScalarType::Int;
     tokens = packed ? torch::stable::empty({total}, dtype) : torch::stable::empty({n, width}, dtype);
     if (wide) {
-      copy_rows<Token>(kOp, sources, row, width, packed, vocabulary, pad_id, mutable_data<int64_t>(tokens));
+      copy_rows<Token>(op, sources, row, width, packed, vocabulary, pad_id, mutable_data<int64_t>(tokens));
     } else {
-      copy_rows<Token>(kOp, sources, row, width, packed, vocabulary, pad_id, mutable_data<int32_t>(tokens));
+      copy_rows<Token>(op, sources, row, width, packed, vocabulary, pad_id, mutable_data<int32_t>(tokens));
     }
   });
   return {tokens, lengths, bounds};
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor> gather_tokens_cpu(const Tensor& rows, const Tensor& chunks, int64_t token_bits,
+                                                     int64_t offset_bits, int64_t vocabulary, int64_t max_len,
+                                                     int64_t pad_id, bool packed, bool wide) {
+  constexpr const char* kOp = "gather_tokens";
+  check_gather_tensors(kOp, rows, 1, chunks);
+  return gather_rows(kOp, data<int64_t>(rows), rows.size(0), chunks, token_bits, offset_bits, vocabulary, max_len,
+                     pad_id, packed, wide);
+}
+
+// Three tensors a batch, one batch behind the other.
+std::vector<Tensor> gather_batches_cpu(const Tensor& rows, const Tensor& chunks, int64_t token_bits,
+                                       int64_t offset_bits, int64_t vocabulary, int64_t max_len, int64_t pad_id,
+                                       bool packed, bool wide) {
+  constexpr const char* kOp = "gather_batches";
+  check_gather_tensors(kOp, rows, 2, chunks);
+  const int64_t n = rows.size(1);
+  std::vector<Tensor> batches;
+  for (int64_t i = 0; i < rows.size(0); ++i) {
+    auto [tokens, lengths, bounds] = gather_rows(kOp, data<int64_t>(rows) + i * n, n, chunks, token_bits, offset_bits,
+                                                 vocabulary, max_len, pad_id, packed, wide);
+    batches.insert(batches.end(), {tokens, lengths, bounds});
+  }
+  return batches;
 }
 
 }  // namespace corrmask
 
 STABLE_TORCH_LIBRARY_IMPL(corrmask, CPU, m) {
   m.impl("gather_tokens", TORCH_BOX(&corrmask::gather_tokens_cpu));
+  m.impl("gather_batches", TORCH_BOX(&corrmask::gather_batches_cpu));
 }

@@ -39,7 +39,7 @@ std::tuple<Tensor, Tensor, Tensor> gather_tokens_cuda(const Tensor& rows, const 
                                                       int64_t offset_bits, int64_t vocabulary, int64_t max_len,
                                                       int64_t pad_id, bool packed, bool wide) {
   constexpr const char* kOp = "gather_tokens";
-  check_gather_tensors(kOp, rows, chunks);
+  check_gather_tensors(kOp, rows, 1, chunks);
   const LaunchContext context(rows);
   const cudaStream_t stream = context.stream;
   const int64_t n = rows.size(0), n_chunks = chunks.size(0) - 1;
