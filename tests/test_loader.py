@@ -163,9 +163,7 @@ def test_expand_follows_the_step(corpus: Corpus) -> None:
 
 
 @pytest.mark.parametrize(("ahead", "turn"), [(3, 1), (7, 2)])
-def test_it_reads_ahead_and_no_further(
-    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, ahead: int, turn: int
-) -> None:
+def test_it_reads_ahead_and_no_further(corpus: Corpus, monkeypatch: pytest.MonkeyPatch, ahead: int, turn: int) -> None:
     loader = Loader(corpus, 8, 9, threads=2, ahead=ahead)
     n = ahead // turn * turn
     asked: list[int] = []
