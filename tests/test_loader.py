@@ -22,7 +22,6 @@ from corrmask.vocabulary import Vocabulary
 pytest.importorskip("datasets")
 
 from datasets import load_from_disk
-
 from test_corpus import make_cells, make_obs, make_vocabulary, write
 
 from corrmask.corpus import Batch, Corpus
@@ -207,7 +206,7 @@ def test_a_damaged_cell_is_told_at_its_step(tmp_path: Path) -> None:
     folder = write(tmp_path / "damaged", [[4 + i % 20] for i in range(40)], vocabulary)
     corpus = Corpus.from_dataset(load_from_disk(folder), make_vocabulary(19))  # token 23 of the cells 19 and 39
     reached: list[int] = []
-    with pytest.raises(InputError, match="row (19|39) holds token 23, the vocabulary has 23"):
+    with pytest.raises(InputError, match=r"row (19|39) holds token 23, the vocabulary has 23"):
         reached.extend(batch.step for batch in Loader(corpus, 2, 9, seed=1).batches())
     order = shuffled(np.arange(40), seed=1, epoch=0)
     assert reached == list(range(np.isin(order, [19, 39]).argmax() // 2))
