@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from corrmask.ops.bin_values import bin_values
 from corrmask.ops.covariance_update import covariance_update
-from corrmask.ops.gather_tokens import TokenChunks, gather_batches, gather_tokens
+from corrmask.ops.gather_batches import gather_batches
+from corrmask.ops.gather_tokens import TokenChunks, gather_tokens
 from corrmask.ops.mask_tokens import mask_tokens
 from corrmask.ops.philox4x32 import philox4x32
 from corrmask.ops.rank_encode import rank_encode

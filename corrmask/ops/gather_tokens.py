@@ -13,7 +13,7 @@ from torch import Tensor
 from corrmask._library import call, require_device
 from corrmask.ops._checks import check_integer, check_tensor
 
-_OP, _BATCHES = "gather_tokens", "gather_batches"
+_OP = "gather_tokens"
 _TOKEN_DTYPES = (np.dtype(np.uint16), np.dtype(np.int32), np.dtype(np.int64))
 _OFFSET_DTYPES = (np.dtype(np.int32), np.dtype(np.int64))
 
@@ -138,48 +138,11 @@ def gather_tokens(
         holds a token that the vocabulary lacks.
     """
     check_tensor(_OP, "rows", rows, (torch.int64,), (None,), "[B]")
-    options = _options(_OP, chunks, rows, vocabulary, max_len, pad_id, packed, dtype)
+    options = gather_options(_OP, chunks, rows, vocabulary, max_len, pad_id, packed, dtype)
     return call(torch.ops.corrmask.gather_tokens, rows.contiguous(), chunks.table, **options)
 
 
-def gather_batches(
-    chunks: TokenChunks,
-    rows: Tensor,
-    *,
-    vocabulary: int,
-    max_len: int,
-    pad_id: int = 0,
-    packed: bool = False,
-    dtype: torch.dtype = torch.int64,
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Several batches in one call, as `gather_tokens` gives each: for threads that would else wait for Python's lock.
-
-    On the CPU alone.
-
-    Parameters
-    ----------
-    rows
-        int64 [n, B]: those of each batch.
-
-    Returns
-    -------
-    list
-        n times what `gather_tokens` returns.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `gather_tokens`.
-    """
-    check_tensor(_BATCHES, "rows", rows, (torch.int64,), (None, None), "[n, B]")
-    if not rows.is_cpu:
-        raise ValueError(f"corrmask.{_BATCHES}: 'rows' must be on the CPU, got {rows.device}; call gather_tokens there")
-    options = _options(_BATCHES, chunks, rows, vocabulary, max_len, pad_id, packed, dtype)
-    found = call(torch.ops.corrmask.gather_batches, rows.contiguous(), chunks.table, **options)
-    return list(zip(found[0::3], found[1::3], found[2::3], strict=True))
-
-
-def _options(
+def gather_options(
     op: str,
     chunks: TokenChunks,
     rows: Tensor,
@@ -212,7 +175,7 @@ def _options(
 
 
 @torch.library.register_fake("corrmask::gather_tokens")
-def _fake(
+def fake_batch(
     rows: Tensor,
     chunks: Tensor,
     *,
@@ -228,8 +191,3 @@ def _fake(
     size = torch.library.get_ctx().new_dynamic_size()  # the tokens of a packed batch, or the width of a padded one
     tokens = rows.new_empty((size,) if packed else (n_cells, size), dtype=torch.int64 if wide else torch.int32)
     return tokens, rows.new_empty((n_cells,)), rows.new_empty((n_cells + 1,), dtype=torch.int32)
-
-
-@torch.library.register_fake("corrmask::gather_batches")
-def _(rows: Tensor, chunks: Tensor, **options: Any) -> list[Tensor]:
-    return [part for batch in rows for part in _fake(batch, chunks, **options)]

@@ -8,6 +8,7 @@
 #include "../gather_arguments.h"
 #include "../portable/host_device.h"
 #include "clones.h"
+#include "gather_rows.h"
 
 namespace corrmask {
 
@@ -91,7 +92,7 @@ void copy_rows(const char* op, const std::vector<RowSource>& sources, const int6
   if (faulty >= 0) check_tokens<Token>(op, sources[faulty], rows[faulty], vocabulary);
 }
 
-using GatheredRows = std::tuple<Tensor, Tensor, Tensor>;  // tokens, lengths, bounds
+}  // namespace
 
 GatheredRows gather_rows(const char* op, const int64_t* row, int64_t n, const Tensor& chunks, int64_t token_bits,
                          int64_t offset_bits, int64_t vocabulary, int64_t max_len, int64_t pad_id, bool packed,
@@ -133,36 +134,16 @@ GatheredRows gather_rows(const char* op, const int64_t* row, int64_t n, const Te
   return {tokens, lengths, bounds};
 }
 
-}  // namespace
-
-std::tuple<Tensor, Tensor, Tensor> gather_tokens_cpu(const Tensor& rows, const Tensor& chunks, int64_t token_bits,
-                                                     int64_t offset_bits, int64_t vocabulary, int64_t max_len,
-                                                     int64_t pad_id, bool packed, bool wide) {
+GatheredRows gather_tokens_cpu(const Tensor& rows, const Tensor& chunks, int64_t token_bits, int64_t offset_bits,
+                               int64_t vocabulary, int64_t max_len, int64_t pad_id, bool packed, bool wide) {
   constexpr const char* kOp = "gather_tokens";
   check_gather_tensors(kOp, rows, 1, chunks);
   return gather_rows(kOp, data<int64_t>(rows), rows.size(0), chunks, token_bits, offset_bits, vocabulary, max_len,
                      pad_id, packed, wide);
 }
 
-// Three tensors a batch, one batch behind the other.
-std::vector<Tensor> gather_batches_cpu(const Tensor& rows, const Tensor& chunks, int64_t token_bits,
-                                       int64_t offset_bits, int64_t vocabulary, int64_t max_len, int64_t pad_id,
-                                       bool packed, bool wide) {
-  constexpr const char* kOp = "gather_batches";
-  check_gather_tensors(kOp, rows, 2, chunks);
-  const int64_t n = rows.size(1);
-  std::vector<Tensor> batches;
-  for (int64_t i = 0; i < rows.size(0); ++i) {
-    auto [tokens, lengths, bounds] = gather_rows(kOp, data<int64_t>(rows) + i * n, n, chunks, token_bits, offset_bits,
-                                                 vocabulary, max_len, pad_id, packed, wide);
-    batches.insert(batches.end(), {tokens, lengths, bounds});
-  }
-  return batches;
-}
-
 }  // namespace corrmask
 
 STABLE_TORCH_LIBRARY_IMPL(corrmask, CPU, m) {
   m.impl("gather_tokens", TORCH_BOX(&corrmask::gather_tokens_cpu));
-  m.impl("gather_batches", TORCH_BOX(&corrmask::gather_batches_cpu));
 }
