@@ -25,7 +25,7 @@ docs: $(VENV)/.built  ## the pages, in docs/_build/index.html; a warning is an e
 
 # The operators' tests under AddressSanitizer and UBSan, then a driver of the kernels under ThreadSanitizer.
 SANITIZED := $(addprefix tests/test_,philox4x32.py sample_groups.py mask_tokens.py rank_encode.py bin_values.py \
-	gather_tokens.py sketch_values.py covariance.py topk_edges.py masking.py instruction_sets.py \
+	gather_tokens.py gather_batches.py sketch_values.py covariance.py topk_edges.py masking.py instruction_sets.py \
 	ranking_instruction_sets.py)
 sanitize: $(VENV)/.built  ## memory errors, undefined behaviour and races in the CPU kernels
 	PATH="$(abspath $(BIN)):$$PATH" BIN="$(abspath $(BIN))" tests/sanitize/run $(SANITIZED)

@@ -229,7 +229,7 @@ class Corpus:
                 packed=packed,
             )
         except ValueError as error:
-            found = str(error).split(": ", 1)[1]
+            found = str(error).removeprefix(f"corrmask.{op.__name__}: ")
             raise InputError(
                 f"corpus {self.name!r}: {found}; give rows that it has, and the vocabulary that it was tokenised with"
             ) from None

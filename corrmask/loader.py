@@ -121,7 +121,7 @@ class Loader:
             ("batch_size", batch_size, 1),
             ("max_len", max_len, 1),
             ("threads", threads, 1),
-            *(() if ahead is None else (("ahead", ahead, 1),)),
+            ("ahead", 1 if ahead is None else ahead, 1),
             ("seed", seed, 0),
             ("world_size", world_size, 1),
         ):
@@ -251,7 +251,7 @@ class Loader:
         if self._pin_memory:
             batch = _each(batch, lambda tensor: tensor.pin_memory())
         if self._stream is None:
-            return batch, None
+            return _each(batch, lambda tensor: tensor.to(self._device)), None
         with torch.cuda.stream(self._stream):
             batch = _each(batch, lambda tensor: tensor.to(self._device, non_blocking=True))
             return batch, self._stream.record_event()

@@ -12,10 +12,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corrmask.ops import TokenChunks, gather_batches, gather_tokens
+from corrmask.ops import TokenChunks, gather_tokens
 
 V = 60_000
 Pieces = tuple[list[np.ndarray], list[np.ndarray]]
+
+BAD_ARGUMENTS: list[tuple[str, Any, type[Exception]]] = [
+    ("chunks", torch.zeros(1, 4, dtype=torch.int64), TypeError),
+    ("rows", [0], TypeError),
+    ("rows", torch.tensor([0], dtype=torch.int32), ValueError),
+    ("rows", torch.tensor([3]), ValueError),
+    ("rows", torch.tensor([-1]), ValueError),
+    ("vocabulary", 0, ValueError),
+    ("max_len", 0, ValueError),
+    ("max_len", 2.0, TypeError),
+    ("pad_id", 2**31, ValueError),
+    ("dtype", torch.float32, ValueError),
+]
 
 
 def random_pieces(rng: np.random.Generator, n_pieces: int, kind: Any, offset: Any, longest: int = 40) -> Pieces:
@@ -63,21 +76,6 @@ def test_equals_the_reference(
     options: dict[str, Any] = {"max_len": max_len, "pad_id": pad_id, "packed": packed}
     result = gather_tokens(chunks, torch.from_numpy(rows), vocabulary=V, dtype=dtype, **options)
     same(result, reference.gather_tokens(*pieces, rows, **options), dtype)
-
-
-@settings(max_examples=50)
-@given(st.integers(0, 2**32 - 1), st.integers(0, 4), st.integers(0, 5), st.booleans())
-def test_several_batches_are_those_of_as_many_calls(case: int, n: int, size: int, packed: bool) -> None:
-    rng = np.random.default_rng(case)
-    chunks = TokenChunks([rng.integers(0, V, 99).astype(np.uint16)], [np.sort(rng.integers(0, 100, 9))])
-    rows = torch.from_numpy(rng.integers(0, 8, (n, size)))
-    options: dict[str, Any] = {"vocabulary": V, "max_len": 30, "pad_id": 3, "packed": packed}
-    batches = gather_batches(chunks, rows, **options)
-    assert len(batches) == n
-    for batch, one in zip(batches, rows, strict=True):
-        for part, expected in zip(batch, gather_tokens(chunks, one, **options), strict=True):
-            assert torch.equal(part, expected)
-            assert part.dtype == expected.dtype
 
 
 def test_buffers_of_arrow_are_read_where_they_lie() -> None:
@@ -153,28 +151,9 @@ def test_opcheck() -> None:
             (torch.tensor([2, 0, 2]), chunks.table),
             {**options, "packed": packed, "wide": not packed},
         )
-        torch.library.opcheck(
-            torch.ops.corrmask.gather_batches.default,
-            (torch.tensor([[2, 0, 2], [1, 1, 0]]), chunks.table),
-            {**options, "packed": packed, "wide": not packed},
-        )
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "kind"),
-    [
-        ("chunks", torch.zeros(1, 4, dtype=torch.int64), TypeError),
-        ("rows", [0], TypeError),
-        ("rows", torch.tensor([0], dtype=torch.int32), ValueError),
-        ("rows", torch.tensor([3]), ValueError),
-        ("rows", torch.tensor([-1]), ValueError),
-        ("vocabulary", 0, ValueError),
-        ("max_len", 0, ValueError),
-        ("max_len", 2.0, TypeError),
-        ("pad_id", 2**31, ValueError),
-        ("dtype", torch.float32, ValueError),
-    ],
-)
+@pytest.mark.parametrize(("name", "value", "kind"), BAD_ARGUMENTS)
 def test_bad_input(name: str, value: Any, kind: type[Exception]) -> None:
     good: dict[str, Any] = {
         "chunks": TokenChunks([np.zeros(3, np.uint16)], [np.arange(4)]),
@@ -185,11 +164,6 @@ def test_bad_input(name: str, value: Any, kind: type[Exception]) -> None:
     assert gather_tokens(**good)[0].shape == (2, 1)
     with pytest.raises(kind, match=rf"^corrmask\.gather_tokens: .*'{name}'"):
         gather_tokens(**{**good, name: value})
-    good["rows"] = good["rows"][None]
-    assert gather_batches(**good)[0][0].shape == (2, 1)
-    several = value[None] if name == "rows" and isinstance(value, torch.Tensor) else value
-    with pytest.raises(kind, match=rf"^corrmask\.gather_batches: .*'{name}'"):
-        gather_batches(**{**good, name: several})
 
 
 @pytest.mark.parametrize(

@@ -279,6 +279,11 @@ def test_bad_arguments(corpus: Corpus, changed: dict[str, Any], message: str) ->
     assert "\n" not in str(caught.value)
 
 
+def test_batches_go_to_any_device(corpus: Corpus) -> None:
+    for batch in Loader(corpus, 8, 9, device="meta").batches(0, 3):
+        assert {batch.input_ids.device.type, batch.lengths.device.type, batch.cell_ids.device.type} == {"meta"}
+
+
 def test_cuda_that_is_not_there(corpus: Corpus) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
