@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 pytest.importorskip("datasets")
 pytest.importorskip("sklearn")
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks" / "claims"
-NAMES = ("study", "claim_cells", "claim_scores", "claim_statistics", "claim_figures", "run", "page")
+NAMES = ("study", "claim_cells", "claim_scores", "claim_finetuning", "claim_statistics", "claim_figures", "run", "page")
 CHANGING = ("cpu_seconds", "train_cpu_seconds", "finished")  # of a run that is done again
 
 
@@ -83,6 +84,9 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     assert float(corr[-1]["val_loss"]) < float(corr[0]["val_loss"]) < math.log(1004) + 0.1
     assert all(0 < float(row["macro_f1"]) < 1 and row["auroc"] == "" for row in whole)
     assert len({row["macro_f1"] for row in whole}) > 2
+    tuned = [row["tuned_macro_f1"] for row in whole]
+    assert [one != "" for one in tuned] == [False, False, False, True] * 2, "of the last mark alone"
+    assert all(0 < float(one) < 1 for one in tuned if one)
 
     folder = tmp_path / "stopped"
     real = scripts["run"].Work.progress
@@ -117,6 +121,51 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     assert (folder / "results.csv").read_bytes() == before, "what is done is left"
 
 
+def test_fine_tuning_learns_what_the_labels_say(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    import anndata
+    import torch
+
+    from corrmask.model import build_model, save_model
+    from corrmask.vocabulary import Vocabulary
+
+    tuning, study = scripts["claim_finetuning"], scripts["study"]
+    rng = np.random.default_rng(3)
+    types = np.arange(240) % 3
+    counts = rng.poisson(2.0, (240, 30)).astype(np.float32)
+    for one in range(3):  # each type has ten genes of its own
+        counts[types == one, 10 * one : 10 * one + 10] += 30
+    genes = [f"g{i}" for i in range(30)]
+    cells = anndata.AnnData(scipy.sparse.csr_array(counts))
+    cells.var_names = genes
+    cells.obs["cell_type"] = np.array(["a", "b", "c"])[types]
+    vocabulary = Vocabulary(np.array(genes, dtype=object), medians=np.ones(30))
+    model = build_model(vocabulary, layers=1, hidden=16, heads=2, intermediate=16, max_len=30, dropout=0.0, seed=1)
+    save_model(model, vocabulary, tmp_path)
+    tokens = tuning._Tokens(tmp_path, cells)
+    train, test = np.arange(120), np.arange(120, 240)
+    how = study.Tuning(steps=60, lr=3e-3)
+    first, again = (
+        tuning.tune(tokens, train, types[train], 3, how, seed=0, device="cpu", progress=lambda *_: None)
+        for _ in range(2)
+    )
+    predicted = tuning.predict(first, tokens, test)
+    assert (predicted == types[test]).mean() > 0.9
+    assert all(torch.equal(one, other) for one, other in zip(first.state_dict().values(), again.state_dict().values()))
+    moved = [
+        name for name, one in first.bert.state_dict().items() if not torch.equal(one, model.bert.state_dict()[name])
+    ]
+    assert any("encoder.layer.0" in name for name in moved), "every weight learns"
+    shuffled = rng.permutation(types[train])
+    wrong = tuning.tune(tokens, train, shuffled, 3, how, seed=0, device="cpu", progress=lambda *_: None)
+    assert (tuning.predict(wrong, tokens, test) == types[test]).mean() < 0.7
+
+    batches = tuning._batches(100, 0, study.Tuning(steps=8, batch_size=25))
+    for epoch in (batches[:4], batches[4:]):
+        assert sorted(epoch.ravel()) == list(range(100)), "every cell once an epoch"
+    found = tuning._f1(np.array([0, 0, 2, 2]), np.array([0, 1, 2, 2]), np.array(["a", "b", "c"]))
+    assert found == pytest.approx({"a": 2 / 3, "c": 1.0}), "types without tested cells have no F1"
+
+
 def test_the_page_says_what_there_is_and_what_is_missing(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
     rows = rehearse(scripts, tmp_path, "simulated-baselines-0", "simulated-weighted-0", "simulated-random-0")
     assert {row["arm"] for row in rows} == {"untrained", "PCA", "HVG", "random", "weighted"}
@@ -126,8 +175,12 @@ def test_the_page_says_what_there_is_and_what_is_missing(scripts: dict[str, Modu
     assert "**2 of the 159 models of the plan" in text
     assert "open: 0 of 3 seeds" in text
     last = {row["arm"]: float(row["rare_f1"]) for row in rows if row["step"] in ("0", "8")}
+    tuned = {row["arm"]: float(row["tuned_rare_f1"]) for row in rows if row["tuned_rare_f1"]}
+    assert set(tuned) == {"untrained", "random", "weighted"}
     assert f"| weighted - random | {last['weighted'] - last['random']:+.3f} (n = 1) |" in text
     assert "- blood, all cells: all 21 runs" in text
+    assert f"| weighted - random | {tuned['weighted'] - tuned['random']:+.3f} (n = 1) |" in text
+    assert "- end points by fine-tuning: 157 of 159 runs" in text
     assert "- simulated, all cells: 19 runs: random 1, 2; corr 0, 1, 2; weighted 1, 2;" in text
     drawn = {path.name for path in (tmp_path / "images").iterdir()}
     assert "claims-curves-others.svg" in drawn

@@ -28,6 +28,16 @@ END_POINTS: dict[str, EndPoint] = {
     "simulated": ("simulated", "rare_f1", "rare macro-F1, simulated", _CELLS),
     "kang": ("kang", "rare_f1", "rare macro-F1, kang", _CELLS),
 }
+TUNED: dict[str, EndPoint] = {
+    name: (corpus, column, f"{title}, fine-tuned", ("untrained",))
+    for name, column in {
+        "purified": "tuned_rare_f1",
+        "pbmc3k": "pbmc3k_tuned_rare_f1",
+        "simulated": "tuned_rare_f1",
+        "kang": "tuned_rare_f1",
+    }.items()
+    for corpus, _, title, _ in [END_POINTS[name]]
+}
 ON_BLOOD = [one for one in END_POINTS.values() if one[0] == "blood"]
 LEAST_GAIN = 0.02  # of corr over random, for a share of it to mean anything
 CAPTIONS = {
@@ -38,6 +48,10 @@ CAPTIONS = {
     "differences": (
         "Differences at the last mark, paired by seed. Points are seeds; bars are 95 % t intervals, where there are "
         "two seeds or more."
+    ),
+    "differences-tuned": (
+        "Differences of models that were fine-tuned, paired by seed. Points are seeds; bars are 95 % t intervals, "
+        "where there are two seeds or more."
     ),
     "abundance": "F1 of each type at the last mark against its share of the training cells, means over seeds.",
     "data": "Score at the last mark against the fraction of the training cells, steps alike. Points are single runs.",
@@ -89,13 +103,19 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     count = sum(run.name in done for run in planned)
     yield f"**{count} of the {len(planned)} models of the plan are trained and scored.** {_seeds(rows)}"
     yield ""
-    yield from _figures(rows, images, suffix)
+    tuned = _with_tuned(rows, on_cpu)
+    yield from _figures(rows, tuned, images, suffix)
     yield "## What the runs say"
     yield ""
     yield "### Rare populations"
     yield ""
     for name in ("purified", "pbmc3k", "simulated", "kang"):
         yield from _claim(rows, END_POINTS[name])
+    yield "### Rare populations, by fine-tuning"
+    yield ""
+    yield from _tuning(tuned)
+    for end_point in TUNED.values():
+        yield from _claim(tuned, end_point)
     yield "### Dosage sensitivity"
     yield ""
     yield from _claim(rows, END_POINTS["dosage"])
@@ -108,13 +128,16 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     yield from _differences(found)
     yield "### All arms"
     yield ""
-    yield from _standing(rows)
+    yield from _standing(rows, END_POINTS)
+    if (tuned["step"] > 0).any():
+        yield from _standing(tuned, TUNED)
     yield from _leakage(trained)
     yield from _factors(rows)
     yield from _rounding(rows, on_cpu)
     yield "## What is missing"
     yield ""
     yield from _missing(planned, done)
+    yield from _untuned(planned, tuned)
     yield "## What it does not show"
     yield ""
     yield from _limits(rows)
@@ -142,7 +165,7 @@ def _seeds(rows: pd.DataFrame) -> str:
     return f"{said}. With fewer than {SEEDS} nothing is decided: what stands below are observations."
 
 
-def _figures(rows: pd.DataFrame, images: Path, suffix: str) -> Iterator[str]:
+def _figures(rows: pd.DataFrame, tuned: pd.DataFrame, images: Path, suffix: str) -> Iterator[str]:
     """Each figure that there is data for, with its caption; the others by name."""
     others = [one for one in END_POINTS.values() if one not in ON_BLOOD]
     drawing = {
@@ -153,6 +176,7 @@ def _figures(rows: pd.DataFrame, images: Path, suffix: str) -> Iterator[str]:
         "leakage": lambda path: figures.leakage(rows, [*ON_BLOOD, *others], path),
         "curves-others": lambda path: figures.curves(rows, others, path),
         "differences-others": lambda path: figures.differences(rows, others, path),
+        "differences-tuned": lambda path: figures.differences(tuned, list(TUNED.values()), path),
     }
     missing = []
     for name, draw in drawing.items():
@@ -247,9 +271,9 @@ def _head(shown: list[EndPoint]) -> Iterator[str]:
     yield "|---" * (len(shown) + 1) + "|"
 
 
-def _standing(rows: pd.DataFrame) -> Iterator[str]:
+def _standing(rows: pd.DataFrame, end_points: Mapping[str, EndPoint]) -> Iterator[str]:
     """Arms and baselines on each end point, and the better of each."""
-    shown = [one for one in END_POINTS.values() if any(len(_last(rows, arm, one)) for arm in ARMS)]
+    shown = [one for one in end_points.values() if any(len(_last(rows, arm, one)) for arm in ARMS)]
     if not shown:
         yield "No model is trained yet."
         yield ""
@@ -350,7 +374,36 @@ def _missing(planned: list[Run], done: set[str]) -> Iterator[str]:
             said = "; ".join(f"{arm} {', '.join(seeds)}" for arm, seeds in by_arm.items() if seeds)
             which = "" if whole else f": {said}"
             yield f"- {name}: {'all ' if whole else ''}{len(mine)} runs{which}"
-    yield "- end points by fine-tuning: the package has none"
+
+
+def _with_tuned(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> pd.DataFrame:
+    """Runs that have end points by fine-tuning; blood's are those of a CPU until all of a device's have them."""
+    found = rows.dropna(subset=["tuned_macro_f1"])
+    if on_cpu is None or (found["corpus"] == "blood").any():
+        return found
+    return pd.concat([found, on_cpu.dropna(subset=["tuned_macro_f1"])], ignore_index=True)
+
+
+def _tuning(tuned: pd.DataFrame) -> Iterator[str]:
+    """What was tuned, and where."""
+    trained = tuned[tuned["step"] > 0].drop_duplicates("run")
+    if not len(trained):
+        return
+    counts = ", ".join(f"{n} on {corpus}" for corpus, n in trained["corpus"].value_counts().items())
+    machines = ", ".join(sorted({machine.split(",")[0] for machine in trained["machine"]}))
+    yield (
+        f"{len(trained)} models ({counts}), trained and tuned on {machines}: a layer of types over the mean of the "
+        "last layer,\nall weights learning from the labelled training cells. `untrained` is tuned in the same way: "
+        "what labels alone give."
+    )
+    yield ""
+
+
+def _untuned(planned: list[Run], tuned: pd.DataFrame) -> Iterator[str]:
+    """How many models of the plan have no end points by fine-tuning."""
+    left = len({run.name for run in planned} - set(tuned["run"]))
+    if left:
+        yield f"- end points by fine-tuning: {left} of {len(planned)} runs"
     yield ""
 
 

@@ -33,6 +33,7 @@ from typing import Any
 import anndata
 import numpy as np
 from claim_cells import LABELS, read_cells
+from claim_finetuning import tuned_scores
 from claim_scores import score, score_baselines
 from study import BASELINES, PROTOCOL, REHEARSAL, Budget, Run, runs
 
@@ -56,6 +57,7 @@ LEAKAGE = (0.1, 0.3)
 COLUMNS = (
     *("run", "corpus", "arm", "seed", "fraction", "factor", "step"),
     *("macro_f1", "rare_f1", "accuracy", "pbmc3k_macro_f1", "pbmc3k_rare_f1", "pbmc3k_accuracy", "f1"),
+    *("tuned_macro_f1", "tuned_rare_f1", "pbmc3k_tuned_macro_f1", "pbmc3k_tuned_rare_f1", "tuned_f1"),
     *("auroc", "auroc_low", "auroc_high", "auroc_static", "genes", "val_loss", "val_accuracy"),
     *(f"leak_{threshold}{how}" for threshold in LEAKAGE for how in ("", "_alike")),
     *("train_cpu_seconds", "cpu_seconds", "training_cells", "parameters", "settings", "graph", "inputs"),
@@ -243,6 +245,7 @@ class Work:
             )
             measured = {"val_loss": validation[step]["loss"], "val_accuracy": validation[step]["accuracy"]}
             rows.append({"arm": self.run.arm, "step": step} | found | measured | leaked)
+        rows[-1] |= self.tuned(checkpoint, cells)
         about = {
             "train_cpu_seconds": round(train_cpu_seconds, 1),
             "parameters": record["parameters"],
@@ -291,7 +294,14 @@ class Work:
             device=self.device,
             progress=self.progress,
         )
+        found["untrained"] |= self.tuned(untrained, cells)
         return [{"arm": name, "step": 0} | row for name, row in found.items()]
+
+    def tuned(self, model: Path, cells: Any) -> dict[str, Any]:
+        """The end points by fine-tuning."""
+        return tuned_scores(
+            model, cells, self.budget.tuning, seed=self.run.seed, device=self.device, progress=self.progress
+        )
 
     def labels(self) -> Path | None:
         """Labelled genes; none in a simulated tissue."""
@@ -321,7 +331,7 @@ def rounded(row: dict[str, Any]) -> dict[str, Any]:
 
 def commit() -> str:
     """The commit of the code, with a "+" where what makes results differs from it."""
-    scripts = ("run.py", "study.py", "claim_cells.py", "claim_scores.py")
+    scripts = ("run.py", "study.py", "claim_cells.py", "claim_scores.py", "claim_finetuning.py")
     code = ["corrmask", "csrc", *(str(HERE / name) for name in scripts)]
     if told := os.environ.get("CORRMASK_COMMIT"):  # of a copy without its history
         return told

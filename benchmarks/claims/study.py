@@ -33,6 +33,16 @@ FACTORS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """Of fine-tuning: AdamW, linear warm-up over a tenth of the steps and decay to 0, gradients clipped at 1."""
+
+    steps: int = 200
+    batch_size: int = 32
+    lr: float = 3e-3
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True)
 class Budget:
     """Model, steps and cells: the protocol's, or those of a rehearsal, which takes seconds and shows nothing.
 
@@ -42,6 +52,8 @@ class Budget:
         Cells of a simulated tissue to pre-train on, and to test.
     training
         Of `corrmask.training.Settings`; the same for every arm.
+    tuning
+        Of the last mark's model, on labels.
     """
 
     simulated: tuple[int, int] = (5000, 3000)
@@ -60,6 +72,7 @@ class Budget:
             "validate_cells": 512,
         }
     )
+    tuning: Tuning = Tuning()
 
 
 PROTOCOL = Budget()
@@ -68,6 +81,7 @@ REHEARSAL = Budget(
     simulated_genes=1000,
     training={**PROTOCOL.training, "steps": 8, "batch_size": 16, "layers": 1, "hidden": 16, "intermediate": 32}
     | {"heads": 2, "max_len": 64, "validate_cells": 32},
+    tuning=Tuning(steps=20),
 )
 
 
