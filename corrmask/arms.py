@@ -6,9 +6,15 @@ corr       a gene brings its partners of the dependency graph along
 module     a gene brings its community along
 levelled   as `corr`, with thresholds by which each gene is masked as often as any other
 rewired    as `corr`, in a graph with the same group sizes and hubs and no biology
+
+Between and beyond them lies `frequency_power`: each gene's frequency in `corr` to that power, which is 1 for "weighted"
+and 0 for "levelled" unless it is given. So masks may be compared that are alike in frequency and differ in what goes
+together.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +31,7 @@ from corrmask.rewiring import rewire
 from corrmask.vocabulary import Vocabulary
 
 ARMS = ("random", "weighted", "corr", "levelled", "module", "rewired")
+WITH_FREQUENCY = ("weighted", "levelled")  # arms whose frequencies are asked for
 
 
 @checked
@@ -38,6 +45,7 @@ def make_masker(
     rate: float = 0.15,
     expand: float = 1.0,
     max_group: int | None = None,
+    frequency_power: float | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> CorrMasker:
@@ -57,16 +65,18 @@ def make_masker(
         Most tokens of a cell.
     rate, expand, max_group, seed
         As `CorrMasker` takes them; the seed is also that of the rewiring, the modules and the choice of cells.
+    frequency_power
+        Of "weighted" and "levelled": genes are masked as often as in "corr", to this power (0 .. 4), the same number
+        of genes in all. 0: all alike; 1: as in "corr"; None: 1 for "weighted", 0 for "levelled".
     progress
         Called while thresholds are fitted, which takes seconds to a minute.
 
     Raises
     ------
     InputError
-        An unknown arm, or no graph where one is needed.
+        An unknown arm, no graph where one is needed, or a power out of range or of another arm.
     """
-    if arm not in ARMS:
-        raise InputError(f"mask {arm!r} is unknown; choose one of {', '.join(ARMS)}")
+    check_arm(arm, frequency_power)
     vocabulary = corpus.vocabulary
     if arm == "random":
         return _masker(GroupTable.without_groups(vocabulary), vocabulary, rate=rate, expand=0.0, seed=seed)
@@ -76,19 +86,35 @@ def make_masker(
         groups = GroupTable.from_modules(find_modules(graph, seed=seed), vocabulary)
         return _masker(groups, vocabulary, rate=rate, expand=expand, max_group=max_group, rotate=True, seed=seed)
     groups = GroupTable.from_graph(rewire(graph, seed) if arm == "rewired" else graph, vocabulary)
-    if arm == "levelled":
+    if arm == "levelled" and not frequency_power:
         groups = groups.calibrate(
             corpus, rate, expand, max_group=max_group, rows=rows, max_len=max_len, seed=seed, progress=progress
         )
-    if arm != "weighted":
-        return _masker(groups, vocabulary, rate=rate, expand=expand, max_group=max_group, seed=seed)
-    cells = Cells(corpus, rows, max_len=max_len, seed=seed)
-    sampling = {"rate_ppm": round(rate * 10**6), "seed": seed}
-    joint = {**sampling, "expand": threshold(expand, "expand"), "max_group": max_group}
-    wanted = mask_frequency(groups, cells, joint, progress)
-    ungrouped = GroupTable.without_groups(vocabulary)
-    fitted = fit_thresholds(ungrouped, cells, wanted, {**sampling, "expand": 0}, progress)
-    return _masker(fitted, vocabulary, rate=rate, expand=0.0, seed=seed)
+    elif arm in WITH_FREQUENCY:
+        cells = Cells(corpus, rows, max_len=max_len, seed=seed)
+        sampling: dict[str, Any] = {"rate_ppm": round(rate * 10**6), "seed": seed, "max_group": max_group}
+        sampling["expand"] = threshold(expand, "expand")
+        power = 1.0 if frequency_power is None else frequency_power
+        wanted = mask_frequency(groups, cells, sampling, progress, power=power)
+        if arm == "weighted":
+            groups, expand, max_group = GroupTable.without_groups(vocabulary), 0.0, None
+            sampling |= {"expand": 0, "max_group": None}
+        groups = fit_thresholds(groups, cells, wanted, sampling, progress)
+    return _masker(groups, vocabulary, rate=rate, expand=expand, max_group=max_group, seed=seed)
+
+
+def check_arm(arm: str, frequency_power: float | None) -> None:
+    """Raise InputError, one line, for an unknown arm or a power that is out of range or has no meaning for it."""
+    if arm not in ARMS:
+        raise InputError(f"mask {arm!r} is unknown; choose one of {', '.join(ARMS)}")
+    if frequency_power is None:
+        return
+    if arm not in WITH_FREQUENCY:
+        raise InputError(
+            f"'frequency_power' has no meaning for mask {arm!r}; leave it out, or use {' or '.join(WITH_FREQUENCY)}"
+        )
+    if not 0 <= frequency_power <= 4:
+        raise InputError(f"'frequency_power' must be in 0 .. 4, got {frequency_power}")
 
 
 def _masker(

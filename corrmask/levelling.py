@@ -63,8 +63,14 @@ class Cells:
         return seeds, partners, present
 
 
-def mask_frequency(groups: GroupTable, cells: Cells, sampling: Mapping[str, Any], progress: Progress) -> np.ndarray:
-    """Share of the cells that hold a token in which it is masked: float64 [V]; unknown ones at the rate."""
+def mask_frequency(
+    groups: GroupTable, cells: Cells, sampling: Mapping[str, Any], progress: Progress, *, power: float = 1.0
+) -> np.ndarray:
+    """Share of the cells that hold a token in which it is masked: float64 [V]; unknown ones at the rate.
+
+    With a `power`, the shares to that power, none above 1, scaled so that as many tokens of all cells are masked: 0
+    masks all genes alike, above 1 what is masked often is masked more often yet.
+    """
     masked, present = np.zeros(groups.vocabulary_size), np.zeros(groups.vocabulary_size)
     for turn in range(ROUNDS):
         seeds, partners, seen = cells.count(groups, sampling, turn)
@@ -72,7 +78,23 @@ def mask_frequency(groups: GroupTable, cells: Cells, sampling: Mapping[str, Any]
         present += seen
         progress("count masks", turn + 1, ROUNDS)
     rate = sampling["rate_ppm"] / 10**6
-    return (masked + rate) / (present + 1)
+    frequency = (masked + rate) / (present + 1)
+    return frequency if power == 1 else _scaled(frequency**power, present, (frequency * present).sum())
+
+
+def _scaled(shape: np.ndarray, present: np.ndarray, n_masked: float) -> np.ndarray:
+    """min(1, scale * shape) such that `n_masked` of the `present` tokens are masked."""
+    from scipy.optimize import brentq
+
+    if not n_masked:
+        return shape  # cells without genes: nothing is known
+
+    def excess(log_scale: float) -> float:
+        return float((np.minimum(1, np.exp(log_scale) * shape) * present).sum() - n_masked)
+
+    lowest, highest = np.log(shape[present > 0].min()), np.log(shape.max())
+    log_scale = brentq(excess, -highest - 50, -lowest)  # of the first next to none are masked, of the last all
+    return np.minimum(1, np.exp(log_scale) * shape)
 
 
 def fit_thresholds(

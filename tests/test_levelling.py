@@ -13,10 +13,13 @@ import torch
 pytest.importorskip("datasets")
 
 from corrmask import CorrMasker, GroupTable, Vocabulary
+from corrmask.arms import make_masker
 from corrmask.corpus import Corpus
 from corrmask.corpus_writer import CorpusWriter
 from corrmask.errors import InputError
-from corrmask.levelling import Cells
+from corrmask.gene_graph import GeneGraph
+from corrmask.levelling import Cells, fit_thresholds, mask_frequency
+from corrmask.progress import silent
 
 N_GENES, N_CELLS, N_HUBS, WIDTH = 150, 600, 6, 40
 VOCABULARY = Vocabulary(np.array([f"g{i}" for i in range(N_GENES)], dtype=object))
@@ -105,6 +108,62 @@ def test_genes_are_masked_equally_often(corpus: Corpus) -> None:
     batch = corpus.batch(others, WIDTH)
     owners = CorrMasker(level, seed=99).owners(*batch)
     assert ((owners >= 0) & (owners != batch.input_ids)).sum() > 0.2 * (owners >= 0).sum()
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 2.0, 4.0])
+def test_frequencies_to_a_power(corpus: Corpus, power: float) -> None:
+    """As many are masked, in other proportions; jointly and one by one, by other cells, another seed and epochs."""
+    cells = Cells(corpus, np.arange(0, N_CELLS, 2), max_len=WIDTH, seed=0)
+    sampling = {"rate_ppm": 150_000, "seed": 0, "expand": 2**32, "max_group": None}
+    plain, wanted = (mask_frequency(make_groups(), cells, sampling, silent, power=one) for one in (1.0, power))
+    counts = [cells.count(make_groups(), sampling, turn) for turn in range(40)]
+    seeds, partners, present = (sum(one) for one in zip(*counts, strict=True))
+    assert plain == pytest.approx((seeds + partners + 0.15) / (present + 1), rel=1e-12)
+    assert (wanted * present).sum() == pytest.approx((plain * present).sum(), rel=1e-9)
+    below = (wanted < 1) & (present > 0)
+    assert below.sum() > 100
+    ratio = wanted[below] / plain[below] ** power
+    assert ratio == pytest.approx(np.full(len(ratio), ratio[0]), rel=1e-9)
+    if power == 4:
+        assert wanted.max() == 1
+        return
+    for table in (GroupTable.without_groups(VOCABULARY), make_groups()):
+        joint = sampling if table.n_groups else {**sampling, "expand": 0}
+        fitted = fit_thresholds(table, cells, wanted, joint)
+        found = frequency(fitted, corpus, np.arange(1, N_CELLS, 2), 60)
+        known = ~np.isnan(found)
+        assert known.sum() > 40
+        away = abs(found / wanted[4:] - 1)
+        assert np.mean(away[known] <= (0.25 if power < 1 else 1.0)) > 0.9, "genes that are hardly masked match roughly"
+        assert away[:N_HUBS].max() < 0.25
+
+
+def test_the_power_of_an_arm(corpus: Corpus) -> None:
+    members = make_groups().group_tokens.numpy().reshape(-1, 5) - 4
+    indices = np.sort(members, axis=1).astype(np.int32)
+    graph = GeneGraph(np.arange(N_GENES + 1) * 5, indices.ravel(), np.ones(N_GENES * 5, np.float32), VOCABULARY.genes)
+    common = {"graph": graph, "corpus": corpus, "rows": np.arange(N_CELLS), "max_len": WIDTH}
+
+    def masked(arm: str, power: float | None) -> torch.Tensor:
+        masker = make_masker(arm, **common, frequency_power=power)
+        return masker.owners(*corpus.batch(np.arange(N_CELLS), WIDTH), epoch=3)
+
+    assert torch.equal(masked("weighted", 1), masked("weighted", None))
+    assert torch.equal(masked("levelled", 0), masked("levelled", None))
+    assert not torch.equal(masked("weighted", 0.5), masked("weighted", None))
+    ids = corpus.batch(np.arange(N_CELLS), WIDTH).input_ids
+    for arm, jointly in (("weighted", False), ("levelled", True)):
+        owners = masked(arm, 0.5)
+        brought = ((owners >= 0) & (owners != ids)).sum() / (owners >= 0).sum()
+        assert (brought > 0.2) == jointly
+    for arm, power, words in (
+        ("corr", 0.5, "no meaning for mask 'corr'"),
+        ("random", 0.0, "no meaning for mask 'random'"),
+        ("weighted", -0.5, "0 .. 4, got -0.5"),
+        ("levelled", float("nan"), "0 .. 4, got nan"),
+    ):
+        with pytest.raises(InputError, match=words):
+            make_masker(arm, **common, frequency_power=power)
 
 
 def test_thresholds_are_a_pure_function(corpus: Corpus, set_threads) -> None:

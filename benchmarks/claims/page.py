@@ -317,20 +317,25 @@ def _leakage(trained: pd.DataFrame) -> Iterator[str]:
 
 
 def _factors(rows: pd.DataFrame) -> Iterator[str]:
-    """Each factor that has runs: corr against the protocol's corr, and against weighted with the same factor."""
+    """Each factor that has runs: its joint arm against the protocol's, and against weighted with the same factor."""
     blood = rows[rows["corpus"] == "blood"]
     column, title = END_POINTS["purified"][1:3]
     lines = []
-    for factor in FACTORS:
-        corr = by_seed(blood, "corr", column, factor=factor)
-        if corr:
-            usual, weighted = by_seed(blood, "corr", column), by_seed(blood, "weighted", column, factor=factor)
-            lines.append(f"| {factor} | {paired(corr, usual)} | {paired(corr, weighted)} |")
+    for factor, (_, _, arms) in FACTORS.items():
+        joint = "corr" if "corr" in arms else "levelled"
+        with_it = {arm: by_seed(blood, arm, column, factor=factor) for arm in (joint, "weighted")}
+        if any(with_it.values()):
+            against = [paired(found, by_seed(blood, arm, column)) for arm, found in with_it.items()]
+            pairs = [*against, paired(with_it[joint], with_it["weighted"])]
+            lines.append(f"| {factor}, {joint} | " + " | ".join(map(str, pairs)) + " |")
     if lines:
         yield "### One factor at a time"
         yield ""
-        yield f"| {title} | corr - corr as it is | corr - weighted, both with it |"
-        yield "|---|---|---|"
+        yield (
+            f"| {title}: factor, joint arm | joint arm with it - without | weighted with it - without | "
+            "joint arm - weighted, both with it |"
+        )
+        yield "|---|---|---|---|"
         yield from lines
         yield ""
 
@@ -381,7 +386,8 @@ def _with_tuned(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> pd.DataFrame
     found = rows.dropna(subset=["tuned_macro_f1"])
     if on_cpu is None or (found["corpus"] == "blood").any():
         return found
-    return pd.concat([found, on_cpu.dropna(subset=["tuned_macro_f1"])], ignore_index=True)
+    both = [*found.to_dict("records"), *on_cpu.dropna(subset=["tuned_macro_f1"]).to_dict("records")]
+    return pd.DataFrame(both, columns=rows.columns)
 
 
 def _tuning(tuned: pd.DataFrame) -> Iterator[str]:

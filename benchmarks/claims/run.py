@@ -264,6 +264,7 @@ class Work:
             rate=self.settings.rate,
             expand=self.settings.expand,
             max_group=self.settings.max_group,
+            frequency_power=self.settings.frequency_power,
             max_len=self.settings.max_len,
             held_out=self.settings.held_out,
             cells=400,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from corrmask.arguments import checked
-from corrmask.arms import ARMS, make_masker
+from corrmask.arms import ARMS, WITH_FREQUENCY, check_arm, make_masker
 from corrmask.audit.counting import ArmCounts, partner_strength
 from corrmask.audit.report import RULES, ArmAudit, AuditReport
 from corrmask.corpus import Corpus, split_cells
@@ -33,6 +33,7 @@ def audit(
     rate: float = 0.15,
     expand: float = 1.0,
     max_group: int | None = None,
+    frequency_power: float | None = None,
     max_len: int = 2048,
     held_out: float = 0.05,
     cells: int = 2000,
@@ -54,6 +55,8 @@ def audit(
         Some of `corrmask.arms.ARMS`.
     rate, expand, max_group
         As `corrmask.arms.make_masker` takes them.
+    frequency_power
+        The same, for those of the arms that have one.
     max_len
         Most tokens of a cell.
     held_out
@@ -78,6 +81,7 @@ def audit(
     """
     arms, thresholds = list(dict.fromkeys(arms)), sorted({float(threshold) for threshold in thresholds})
     _check_choices(arms, thresholds)
+    check_arm(next((arm for arm in arms if arm in WITH_FREQUENCY), arms[0]), frequency_power)
     at_least_one = {"max_len": max_len, "cells": cells, "epochs": epochs, "min_cells": min_cells}
     for name, value, least in (*((*item, 1) for item in at_least_one.items()), ("seed", seed, 0)):
         if value < least:
@@ -110,6 +114,7 @@ def audit(
             rate=rate,
             expand=expand,
             max_group=max_group,
+            frequency_power=frequency_power if arm in WITH_FREQUENCY else None,
             seed=seed,
             progress=progress,
         )
@@ -132,6 +137,7 @@ def audit(
             "rate": rate,
             "expand": expand,
             "max_group": max_group,
+            "frequency_power": frequency_power,
             "max_len": max_len,
             "held_out": held_out,
             "cells": cells,

@@ -27,6 +27,10 @@ def audit(
     max_group: Annotated[
         int | None, typer.Option(help="Most genes that a seed may bring (no limit).", show_default=False)
     ] = None,
+    frequency_power: Annotated[
+        float | None,
+        typer.Option(help="As in pretrain, for weighted and levelled. \\[default: 1 and 0]", show_default=False),
+    ] = None,
     max_len: Annotated[int, typer.Option(help="Most tokens of a cell.")] = 2048,
     held_out: Annotated[
         float, typer.Option(help="Share of cells held out, as in pretrain with the same --seed and --held-out.")
@@ -70,6 +74,7 @@ def audit(
             rate=rate,
             expand=expand,
             max_group=max_group,
+            frequency_power=frequency_power,
             max_len=max_len,
             held_out=held_out,
             cells=cells,

@@ -54,6 +54,13 @@ def pretrain(
         int | None, typer.Option(help="Updates of that rise. \\[default: all]", show_default=False)
     ] = None,
     max_group: Annotated[int | None, typer.Option(help="Most genes that a seed brings along.")] = None,
+    frequency_power: Annotated[
+        float | None,
+        typer.Option(
+            help="Of weighted and levelled: mask genes as often as corr does, to this power. \\[default: 1 and 0]",
+            show_default=False,
+        ),
+    ] = None,
     balance: Annotated[
         str | None, typer.Option(help="Train on each label of this obs column equally often.", show_default=False)
     ] = None,
@@ -127,6 +134,7 @@ def pretrain(
         expand_from=expand_from,
         expand_steps=expand_steps,
         max_group=max_group,
+        frequency_power=frequency_power,
         balance=balance,
         held_out=held_out,
         validate_every=validate_every,

@@ -158,6 +158,7 @@ class _Run:
             rate=settings.rate,
             expand=settings.expand,
             max_group=settings.max_group,
+            frequency_power=settings.frequency_power,
             seed=settings.seed,
             progress=progress,
         )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from corrmask.arms import ARMS
+from corrmask.arms import check_arm
 from corrmask.errors import InputError
 from corrmask.gene_graph import GeneGraph
 from corrmask.model import choose_device
@@ -67,6 +67,9 @@ class Settings:
     expand_from, expand_steps
         `expand` rises linearly from `expand_from` and stands at its own value from update `expand_steps` on (by default
         the last).
+    frequency_power
+        Of masks "weighted" and "levelled": genes are masked as often as in "corr", to this power, 0 .. 4
+        (`corrmask.arms.make_masker`); by default 1 for "weighted" and 0 for "levelled".
     balance
         A column of `obs`, each of whose labels is trained on equally often (`corrmask.order.BalancedOrder`): cells are
         drawn with replacement, those without a label never. None reads each cell once an epoch.
@@ -112,6 +115,7 @@ class Settings:
     expand_from: float | None = None
     expand_steps: int | None = None
     max_group: int | None = None
+    frequency_power: float | None = None
     balance: str | None = None
     held_out: float = 0.05
     validate_every: int | None = None
@@ -128,8 +132,7 @@ class Settings:
 
     def check(self) -> None:
         """Raise InputError, one line, for a setting out of range or two that exclude each other."""
-        if self.mask not in ARMS:
-            raise InputError(f"mask {self.mask!r} is unknown; choose one of {', '.join(ARMS)}")
+        check_arm(self.mask, self.frequency_power)
         if self.steps is not None and self.epochs is not None:
             raise InputError("'steps' and 'epochs' exclude each other; give one of them")
         for name, least in _WHOLE.items():
