@@ -318,22 +318,22 @@ def _leakage(trained: pd.DataFrame) -> Iterator[str]:
 
 def _factors(rows: pd.DataFrame) -> Iterator[str]:
     """Each factor that has runs: its joint arm against the protocol's, and against weighted with the same factor."""
-    blood = rows[rows["corpus"] == "blood"]
-    column, title = END_POINTS["purified"][1:3]
     lines = []
-    for factor, (_, _, arms) in FACTORS.items():
-        joint = "corr" if "corr" in arms else "levelled"
-        with_it = {arm: by_seed(blood, arm, column, factor=factor) for arm in (joint, "weighted")}
-        if any(with_it.values()):
-            against = [paired(found, by_seed(blood, arm, column)) for arm, found in with_it.items()]
-            pairs = [*against, paired(with_it[joint], with_it["weighted"])]
-            lines.append(f"| {factor}, {joint} | " + " | ".join(map(str, pairs)) + " |")
+    for corpus, column, title, _ in (END_POINTS["purified"], END_POINTS["kang"]):
+        mine = rows[rows["corpus"] == corpus]
+        for factor, (_, _, arms) in FACTORS.items():
+            joint = "corr" if "corr" in arms else "levelled"
+            with_it = {arm: by_seed(mine, arm, column, factor=factor) for arm in (joint, "weighted")}
+            if any(with_it.values()):
+                against = [paired(found, by_seed(mine, arm, column)) for arm, found in with_it.items()]
+                pairs = [*against, paired(with_it[joint], with_it["weighted"])]
+                lines.append(f"| {title}: {factor}, {joint} | " + " | ".join(map(str, pairs)) + " |")
     if lines:
         yield "### One factor at a time"
         yield ""
         yield (
-            f"| {title}: factor, joint arm | joint arm with it - without | weighted with it - without | "
-            "joint arm - weighted, both with it |"
+            "| end point: factor, joint arm | joint arm with it - without | weighted with it - without | joint arm - "
+            "weighted, both with it |"
         )
         yield "|---|---|---|---|"
         yield from lines

@@ -15,7 +15,7 @@ DECISIVE = ("random", "corr", "weighted", "rewired", "levelled")
 FURTHER = ("module", "random30")
 MARKS = 4  # checkpoints at which a run is scored, evenly spaced
 
-# One factor at a time, on blood: its changes to training and to the graph, and the arms that it has meaning for.
+# One factor at a time, on blood and, where so marked below, on kang: its changes to training and to the graph, and the arms that it has meaning for.
 FACTORS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
     "steps=4000": ({"steps": 4000}, {}, ("random", "corr", "weighted", "rewired")),
     "top_k=4": ({}, {"top_k": 4}, ("corr", "weighted")),
@@ -32,6 +32,7 @@ FACTORS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
     "rate=0.3": ({"rate": 0.3}, {}, ("corr", "weighted")),
     "max_group=4": ({"max_group": 4}, {}, ("corr", "weighted")),
 }
+ON_KANG = ("power=0.5", "power=2")
 
 
 @dataclass(frozen=True)
@@ -161,4 +162,5 @@ def _trained(seeds: Sequence[int]) -> Iterator[Run]:
         for arms in (DECISIVE, FURTHER):
             yield from (Run(corpus, arm, seed) for seed in seeds for arm in arms)
     for factor, (_, _, arms) in FACTORS.items():
-        yield from (Run("blood", arm, seed, factor=factor) for seed in seeds for arm in arms)
+        for corpus in ("blood", *("kang",) * (factor in ON_KANG)):
+            yield from (Run(corpus, arm, seed, factor=factor) for seed in seeds for arm in arms)
