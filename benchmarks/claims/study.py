@@ -15,7 +15,8 @@ DECISIVE = ("random", "corr", "weighted", "rewired", "levelled")
 FURTHER = ("module", "random30")
 MARKS = 4  # checkpoints at which a run is scored, evenly spaced
 
-# One factor at a time, on blood and, where so marked below, on kang: its changes to training and to the graph, and the arms that it has meaning for.
+# One factor at a time, on blood and, where `ON_KANG` has it, on kang: its changes to training and to the graph, and the
+# arms that it has meaning for.
 FACTORS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
     "steps=4000": ({"steps": 4000}, {}, ("random", "corr", "weighted", "rewired")),
     "top_k=4": ({}, {"top_k": 4}, ("corr", "weighted")),
