@@ -178,6 +178,7 @@ def test_the_page_says_what_there_is_and_what_is_missing(scripts: dict[str, Modu
     tuned = {row["arm"]: float(row["tuned_rare_f1"]) for row in rows if row["tuned_rare_f1"]}
     assert set(tuned) == {"untrained", "random", "weighted"}
     assert f"| weighted - random | {last['weighted'] - last['random']:+.3f} (n = 1) |" in text
+    assert "levelled is next to no test" not in text, "of blood alone, and where it has runs"
     assert "- blood, all cells: all 21 runs" in text
     assert f"| weighted - random | {tuned['weighted'] - tuned['random']:+.3f} (n = 1) |" in text
     assert "- end points by fine-tuning: 181 of 183 runs" in text
@@ -203,6 +204,18 @@ def test_what_trains_is_rare_and_what_is_tested_is_unseen(scripts: dict[str, Mod
         rare = scripts["claim_cells"].RARE[level]
         assert set(rare) < set(train.index)
     assert obs.loc[obs["role"] == "test", "source"].nunique() == 1, "one donor is left out"
+
+
+def test_a_control_that_hides_nothing_is_named(scripts: dict[str, ModuleType]) -> None:
+    import pandas as pd
+
+    def said(**leaks: float) -> str:
+        return "\n".join(scripts["page"]._hidden(pd.Series(leaks)))
+
+    assert "weighted takes 25%, levelled takes 5%" in said(random=0.5, corr=0.1, weighted=0.4, levelled=0.48)
+    assert "next to no test" in said(random=0.5, corr=0.1, weighted=0.4, levelled=0.48)
+    assert "next to no test" not in said(random=0.5, corr=0.1, weighted=0.4, levelled=0.2)
+    assert said(random=0.5, corr=0.5, levelled=0.5) == said(random=0.5) == ""
 
 
 def table(scores: dict[str, list[float]], **columns: Any) -> Any:

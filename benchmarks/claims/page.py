@@ -40,6 +40,7 @@ TUNED: dict[str, EndPoint] = {
 }
 ON_BLOOD = [one for one in END_POINTS.values() if one[0] == "blood"]
 LEAST_GAIN = 0.02  # of corr over random, for a share of it to mean anything
+LEAST_HIDDEN = 0.25  # of what corr hides, for levelled to be a test of joint masking
 CAPTIONS = {
     "curves": (
         "Scores against training steps. Lines are means over seeds, points are single runs; dashed, dotted and "
@@ -217,7 +218,7 @@ def _shared(found: Mapping[str, Difference]) -> Iterator[str]:
     shares = {}
     for control in ("weighted", "rewired", "levelled"):
         other = found[f"{control} - random"]
-        if other.n and other.values.keys() == gain.values.keys() and gain.mean > LEAST_GAIN:
+        if gain.n >= SEEDS and other.values.keys() == gain.values.keys() and gain.mean > LEAST_GAIN:
             shares[control] = other.mean / gain.mean
     if shares:
         said = ", ".join(f"{control} {share:.0%}" for control, share in shares.items())
@@ -313,6 +314,23 @@ def _leakage(trained: pd.DataFrame) -> Iterator[str]:
     for arm in ARMS:
         if arm in means.index:
             yield f"| {arm} | " + " | ".join(f"{100 * value:.1f} %" for value in means.loc[arm]) + " |"
+    yield ""
+    yield from _hidden(means["leak_0.1_alike"])
+
+
+def _hidden(leaks: pd.Series) -> Iterator[str]:
+    """How much of what corr hides its controls hide: a control that hides nothing does not test joint masking."""
+    if not {"random", "corr"} < set(leaks.index) or leaks["corr"] >= leaks["random"]:
+        return
+    hides = leaks["random"] - leaks["corr"]
+    shares = {arm: (leaks["random"] - leaks[arm]) / hides for arm in ("weighted", "levelled") if arm in leaks.index}
+    said = ", ".join(f"{arm} takes {share:.0%}" for arm, share in shares.items())
+    yield f"Of the leakage that corr takes away (r of 0.1 or more, counted alike), {said}."
+    if shares.get("levelled", 1.0) < LEAST_HIDDEN:
+        yield (
+            "Where all genes are masked about as often, partners are hardly ever hidden, for hubs are partners of too "
+            "many: levelled is next to no test of joint masking; corr against weighted, alike in frequency, is one."
+        )
     yield ""
 
 
@@ -417,14 +435,15 @@ def _limits(rows: pd.DataFrame) -> Iterator[str]:
     """What cannot be read off it."""
     trained = rows[rows["step"] > 0]
     if len(trained):
-        one = trained[trained["factor"] == ""].iloc[-1]
-        settings = json.loads(one["settings"])
+        usual = trained[trained["factor"] == ""]
+        settings = json.loads(usual["settings"].iloc[-1])
         yield (
-            f"- Anything about large models or large corpora: these have {int(one['parameters']):,} parameters, "
-            f"{settings['layers']} layers, and saw {settings['steps'] * settings['batch_size']:,} cells."
+            f"- Anything about large models or large corpora: these have {int(usual['parameters'].min()):,} to "
+            f"{int(usual['parameters'].max()):,} parameters, {settings['layers']} layers, and saw "
+            f"{settings['steps'] * settings['batch_size']:,} cells."
         )
     yield "- Intervals of few seeds are wide: what is not shown may be there."
-    yield "- Blood alone, and one simulation: nothing about other tissues."
+    yield "- Blood of few donors, and one simulation: nothing about other tissues."
     yield "- Where all arms lie below plain principal components, a difference between arms says little of use."
     yield (
         "- An arm above principal components or variable genes is no proof of use: these are fitted on the labelled "
@@ -439,10 +458,10 @@ def _how(trained: pd.DataFrame) -> Iterator[str]:
     if not len(trained):
         return
     one = trained.drop_duplicates("run")
-    usual = one[(one["corpus"] == "blood") & (one["factor"] == "")]["cpu_seconds"] / 60
-    if len(usual):
-        machine = one["machine"].iloc[-1].split(",")[0]
-        yield f"A run on blood took {usual.min():.1f} to {usual.max():.1f} CPU minutes, on {machine}."
+    usual = one[one["factor"] == ""].assign(machine=one["machine"].str.split(",").str[0])
+    for (corpus, machine), runs_there in usual.groupby(["corpus", "machine"], sort=False):
+        minutes = runs_there["cpu_seconds"] / 60
+        yield f"A run on {corpus} took {minutes.min():.1f} to {minutes.max():.1f} CPU minutes on {machine}."
     yield f"Commits: {', '.join(sorted(one['commit'].unique()))}."
 
 
