@@ -66,7 +66,7 @@ def make_masker(
     rate, expand, max_group, seed
         As `CorrMasker` takes them; the seed is also that of the rewiring, the modules and the choice of cells.
     frequency_power
-        Of "weighted" and "levelled": genes are masked as often as in "corr", to this power (0 .. 4), the same number
+        Of "weighted" and "levelled": genes are masked as often as in "corr", to this power (0 .. 2), the same number
         of genes in all. 0: all alike; 1: as in "corr"; None: 1 for "weighted", 0 for "levelled".
     progress
         Called while thresholds are fitted, which takes seconds to a minute.
@@ -113,8 +113,8 @@ def check_arm(arm: str, frequency_power: float | None) -> None:
         raise InputError(
             f"'frequency_power' has no meaning for mask {arm!r}; leave it out, or use {' or '.join(WITH_FREQUENCY)}"
         )
-    if not 0 <= frequency_power <= 4:
-        raise InputError(f"'frequency_power' must be in 0 .. 4, got {frequency_power}")
+    if not 0 <= frequency_power <= 2:
+        raise InputError(f"'frequency_power' must be in 0 .. 2, got {frequency_power}")
 
 
 def _masker(

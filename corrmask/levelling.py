@@ -36,6 +36,10 @@ class Cells:
     def __init__(self, corpus: Corpus, rows: np.ndarray, *, max_len: int, seed: int) -> None:
         self.corpus, self.max_len = corpus, max_len
         self.order = np.random.default_rng([seed, 0xACCE]).permutation(np.asarray(rows, dtype=np.int64))
+        if not np.minimum(corpus.lengths[self.order], max_len).any():
+            raise InputError(
+                f"mask frequencies: the {len(self.order):,} cells of 'rows' hold no genes; give cells to count masks on"
+            )
         self.n_round = min(ROUND_CELLS, len(self.order))
 
     def count(self, groups: GroupTable, sampling: Mapping[str, Any], turn: int) -> tuple[np.ndarray, ...]:
@@ -79,15 +83,13 @@ def mask_frequency(
         progress("count masks", turn + 1, ROUNDS)
     rate = sampling["rate_ppm"] / 10**6
     frequency = (masked + rate) / (present + 1)
+    present[groups.token_group.numpy() == SPECIAL] = 0
     return frequency if power == 1 else _scaled(frequency**power, present, (frequency * present).sum())
 
 
 def _scaled(shape: np.ndarray, present: np.ndarray, n_masked: float) -> np.ndarray:
     """min(1, scale * shape) such that `n_masked` of the `present` tokens are masked."""
     from scipy.optimize import brentq
-
-    if not n_masked:
-        return shape  # cells without genes: nothing is known
 
     def excess(log_scale: float) -> float:
         return float((np.minimum(1, np.exp(log_scale) * shape) * present).sum() - n_masked)
@@ -172,8 +174,6 @@ def level(
     rows = rows.astype(np.int64)
     if len(rows) and not 0 <= rows.min() <= rows.max() < corpus.n_cells:
         raise InputError(f"calibrate: 'rows' must be in 0 .. {corpus.n_cells - 1}, got {rows.min()} .. {rows.max()}")
-    if not len(rows) or not np.minimum(corpus.lengths[rows], max_len).any():
-        raise InputError(f"calibrate: the {len(rows):,} cells of 'rows' hold no genes; give cells to count masks on")
     cells = Cells(corpus, rows, max_len=max_len, seed=sampling["seed"])
     wanted = np.full(groups.vocabulary_size, sampling["rate_ppm"] / 10**6)
     return fit_thresholds(groups, cells, wanted, sampling, progress)

@@ -211,7 +211,7 @@ def test_genes_in_too_few_cells_have_no_frequency(corpus, graph):
         ({"epochs": 0}, "'epochs'"),
         ({"max_len": 0}, "'max_len'"),
         ({"max_group": -1}, "'max_group'"),
-        ({"frequency_power": 5.0}, "'frequency_power' must be in 0 .. 4"),
+        ({"frequency_power": 5.0}, "'frequency_power' must be in 0 .. 2"),
         ({"arms": ["corr"], "frequency_power": 1.0}, "no meaning for mask 'corr'"),
         ({"seed": -1}, "'seed'"),
         ({"rate": 0.0}, "'rate'"),

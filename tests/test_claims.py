@@ -137,7 +137,7 @@ def test_fine_tuning_learns_what_the_labels_say(scripts: dict[str, ModuleType], 
     genes = [f"g{i}" for i in range(30)]
     cells = anndata.AnnData(scipy.sparse.csr_array(counts))
     cells.var_names = genes
-    cells.obs["cell_type"] = np.array(["a", "b", "c"])[types]
+    cells.obs["cell_type"] = np.array(["rare_0", "rare_1", "rare_2"])[types]
     vocabulary = Vocabulary(np.array(genes, dtype=object), medians=np.ones(30))
     model = build_model(vocabulary, layers=1, hidden=16, heads=2, intermediate=16, max_len=30, dropout=0.0, seed=1)
     save_model(model, vocabulary, tmp_path)
@@ -151,13 +151,24 @@ def test_fine_tuning_learns_what_the_labels_say(scripts: dict[str, ModuleType], 
     predicted = tuning.predict(first, tokens, test)
     assert (predicted == types[test]).mean() > 0.9
     assert all(torch.equal(one, other) for one, other in zip(first.state_dict().values(), again.state_dict().values()))
-    moved = [
-        name for name, one in first.bert.state_dict().items() if not torch.equal(one, model.bert.state_dict()[name])
-    ]
-    assert any("encoder.layer.0" in name for name in moved), "every weight learns"
-    shuffled = rng.permutation(types[train])
-    wrong = tuning.tune(tokens, train, shuffled, 3, how, seed=0, device="cpu", progress=lambda *_: None)
-    assert (tuning.predict(wrong, tokens, test) == types[test]).mean() < 0.7
+    before = model.bert.state_dict()
+    still = [name for name, one in first.bert.state_dict().items() if torch.equal(one, before[name])]
+    assert not [name for name in still if name.endswith("weight")], "every weight learns"
+
+    cells.obs["level"], cells.obs["role"] = "simulated", np.where(np.arange(240) < 120, "train", "test")
+    options = {"seed": 0, "device": "cpu", "progress": lambda *_: None}
+    right = tuning.tuned_scores(tmp_path, cells, how, **options)
+    assert right["tuned_macro_f1"] == right["tuned_rare_f1"] > 0.9
+    labels = np.asarray(cells.obs["cell_type"]).copy()
+    for wrong in (train, test):  # what trains and what is tested both count
+        mixed = labels.copy()
+        mixed[wrong] = rng.permutation(mixed[wrong])
+        cells.obs["cell_type"] = mixed
+        assert tuning.tuned_scores(tmp_path, cells, how, **options)["tuned_macro_f1"] < 0.6
+    mixed = labels.copy()
+    mixed[test] = np.roll(mixed[test], 1)  # every tested label is wrong, every one that trains is right
+    cells.obs["cell_type"] = mixed
+    assert tuning.tuned_scores(tmp_path, cells, how, **options)["tuned_macro_f1"] < 0.1
 
     batches = tuning._batches(100, 0, study.Tuning(steps=8, batch_size=25))
     for epoch in (batches[:4], batches[4:]):
@@ -170,7 +181,7 @@ def test_the_page_says_what_there_is_and_what_is_missing(scripts: dict[str, Modu
     rows = rehearse(scripts, tmp_path, "simulated-baselines-0", "simulated-weighted-0", "simulated-random-0")
     assert {row["arm"] for row in rows} == {"untrained", "PCA", "HVG", "random", "weighted"}
     output = tmp_path / "claims.md"
-    scripts["page"].main(["--results", str(tmp_path / "results.csv"), "-o", str(output)])
+    scripts["page"].main(["--results", str(tmp_path / "results.csv"), "-o", str(output), "--cpu", str(tmp_path / "no")])
     text = output.read_text()
     assert "**2 of the 183 models of the plan" in text
     assert "open: 0 of 3 seeds" in text
@@ -178,7 +189,6 @@ def test_the_page_says_what_there_is_and_what_is_missing(scripts: dict[str, Modu
     tuned = {row["arm"]: float(row["tuned_rare_f1"]) for row in rows if row["tuned_rare_f1"]}
     assert set(tuned) == {"untrained", "random", "weighted"}
     assert f"| weighted - random | {last['weighted'] - last['random']:+.3f} (n = 1) |" in text
-    assert "levelled is next to no test" not in text, "of blood alone, and where it has runs"
     assert "- blood, all cells: all 21 runs" in text
     assert f"| weighted - random | {tuned['weighted'] - tuned['random']:+.3f} (n = 1) |" in text
     assert "- end points by fine-tuning: 181 of 183 runs" in text
@@ -213,9 +223,31 @@ def test_a_control_that_hides_nothing_is_named(scripts: dict[str, ModuleType]) -
         return "\n".join(scripts["page"]._hidden(pd.Series(leaks)))
 
     assert "weighted takes 25%, levelled takes 5%" in said(random=0.5, corr=0.1, weighted=0.4, levelled=0.48)
-    assert "next to no test" in said(random=0.5, corr=0.1, weighted=0.4, levelled=0.48)
-    assert "next to no test" not in said(random=0.5, corr=0.1, weighted=0.4, levelled=0.2)
+    assert "says little of joint masking" in said(random=0.5, corr=0.1, weighted=0.4, levelled=0.48)
+    assert "says little of joint masking" not in said(random=0.5, corr=0.1, weighted=0.4, levelled=0.2)
     assert said(random=0.5, corr=0.5, levelled=0.5) == said(random=0.5) == ""
+
+
+def test_fine_tuned_blood_is_that_of_a_cpu(scripts: dict[str, ModuleType]) -> None:
+    columns = {"machine": "one", "factor": "", "tuned_macro_f1": 0.5}
+    gpu, cpu = (table({"corr": [0.5]}, corpus=corpus).assign(**columns) for corpus in ("blood", "blood"))
+    kang = table({"corr": [0.5]}, corpus="kang").assign(**columns)
+    import pandas as pd
+
+    found = scripts["page"]._with_tuned(pd.concat([gpu, kang], ignore_index=True), cpu.assign(machine="cpu"))
+    assert list(zip(found["corpus"], found["machine"])) == [("kang", "one")] * 2 + [("blood", "cpu")] * 2
+
+
+def test_the_arms_of_a_seed_are_of_one_device(
+    scripts: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = scripts["run"]
+    rows = rehearse(scripts, tmp_path, "simulated-random-0")
+    on_gpu = {"run": "simulated-weighted-1", "corpus": "simulated", "arm": "weighted", "seed": 1, "cpu_seconds": 1}
+    run.append(tmp_path / "results.csv", [{**on_gpu, "machine": "NVIDIA H200, 3.12"}])
+    rehearse(scripts, tmp_path, "simulated-random-1")
+    assert len(run.read_rows(tmp_path / "results.csv")) == len(rows) + 1
+    assert "its seed was trained on NVIDIA H200" in capsys.readouterr().out
 
 
 def table(scores: dict[str, list[float]], **columns: Any) -> Any:

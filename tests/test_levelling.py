@@ -110,7 +110,7 @@ def test_genes_are_masked_equally_often(corpus: Corpus) -> None:
     assert ((owners >= 0) & (owners != batch.input_ids)).sum() > 0.2 * (owners >= 0).sum()
 
 
-@pytest.mark.parametrize("power", [0.0, 0.5, 2.0, 4.0])
+@pytest.mark.parametrize("power", [0.0, 0.5, 2.0])
 def test_frequencies_to_a_power(corpus: Corpus, power: float) -> None:
     """As many are masked, in other proportions; jointly and one by one, by other cells, another seed and epochs."""
     cells = Cells(corpus, np.arange(0, N_CELLS, 2), max_len=WIDTH, seed=0)
@@ -119,23 +119,21 @@ def test_frequencies_to_a_power(corpus: Corpus, power: float) -> None:
     counts = [cells.count(make_groups(), sampling, turn) for turn in range(40)]
     seeds, partners, present = (sum(one) for one in zip(*counts, strict=True))
     assert plain == pytest.approx((seeds + partners + 0.15) / (present + 1), rel=1e-12)
+    present[:4] = 0  # of special tokens none is masked
     assert (wanted * present).sum() == pytest.approx((plain * present).sum(), rel=1e-9)
     below = (wanted < 1) & (present > 0)
     assert below.sum() > 100
     ratio = wanted[below] / plain[below] ** power
     assert ratio == pytest.approx(np.full(len(ratio), ratio[0]), rel=1e-9)
-    if power == 4:
-        assert wanted.max() == 1
-        return
     for table in (GroupTable.without_groups(VOCABULARY), make_groups()):
         joint = sampling if table.n_groups else {**sampling, "expand": 0}
         fitted = fit_thresholds(table, cells, wanted, joint)
         found = frequency(fitted, corpus, np.arange(1, N_CELLS, 2), 60)
         known = ~np.isnan(found)
         assert known.sum() > 40
-        away = abs(found / wanted[4:] - 1)
-        assert np.mean(away[known] <= (0.25 if power < 1 else 1.0)) > 0.9, "genes that are hardly masked match roughly"
-        assert away[:N_HUBS].max() < 0.25
+        away = abs(np.log(found / wanted[4:]))
+        assert np.mean(away[known] <= np.log(1.25 if power < 1 else 2)) > 0.9, "what is hardly masked matches roughly"
+        assert away[:N_HUBS].max() < np.log(1.25)
 
 
 def test_the_power_of_an_arm(corpus: Corpus) -> None:
@@ -159,8 +157,8 @@ def test_the_power_of_an_arm(corpus: Corpus) -> None:
     for arm, power, words in (
         ("corr", 0.5, "no meaning for mask 'corr'"),
         ("random", 0.0, "no meaning for mask 'random'"),
-        ("weighted", -0.5, "0 .. 4, got -0.5"),
-        ("levelled", float("nan"), "0 .. 4, got nan"),
+        ("weighted", -0.5, "0 .. 2, got -0.5"),
+        ("levelled", float("nan"), "0 .. 2, got nan"),
     ):
         with pytest.raises(InputError, match=words):
             make_masker(arm, **common, frequency_power=power)

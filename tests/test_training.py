@@ -281,7 +281,7 @@ def test_cells_without_tokens_are_neither_trained_on_nor_validated(inputs, tmp_p
         ({"expand_steps": 3}, "'expand_steps' needs 'expand_from'"),
         ({"expand_from": 0.0, "mask": "random"}, "has no meaning for mask 'random'"),
         ({"frequency_power": 0.5, "mask": "corr"}, "'frequency_power' has no meaning for mask 'corr'"),
-        ({"frequency_power": 9.0, "mask": "weighted"}, "'frequency_power' must be in 0 .. 4, got 9.0"),
+        ({"frequency_power": 9.0, "mask": "weighted"}, "'frequency_power' must be in 0 .. 2, got 9.0"),
         ({"device": "cuda:99"}, "device 'cuda:99' is not available"),
     ],
 )

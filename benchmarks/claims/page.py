@@ -89,7 +89,8 @@ def read(path: Path) -> pd.DataFrame:
 
 def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: str) -> Iterator[str]:
     """The lines of the page; figures are drawn on the way."""
-    planned = [run for run in runs(range(max(SEEDS, rows["seed"].nunique()))) if run.arm != BASELINES]
+    seeds = {corpus: max(SEEDS, rows.loc[rows["corpus"] == corpus, "seed"].nunique()) for corpus in CORPORA}
+    planned = [run for run in runs(range(max(seeds.values()))) if run.arm != BASELINES and run.seed < seeds[run.corpus]]
     trained = rows[rows["step"] > 0]
     done = set(trained["run"])
     yield "# The claims, measured"
@@ -98,7 +99,8 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
         "Does masking correlated genes jointly do what it is said to do: better annotation of rare populations, "
         "better\nprediction of dosage sensitivity, the same quality from less data? `benchmarks/claims/PROTOCOL.md` "
         "has the arms,\ncells, end points and rules, and was written before the first run. This page is written by\n"
-        "`benchmarks/claims/page.py` from `benchmarks/claims/results.csv`; nothing on it was put in by hand."
+        "`benchmarks/claims/page.py` from `results.csv` and `results-cpu.csv` beside it; nothing on it was put in by "
+        "hand."
     )
     yield ""
     count = sum(run.name in done for run in planned)
@@ -130,15 +132,14 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     yield "### All arms"
     yield ""
     yield from _standing(rows, END_POINTS)
-    if (tuned["step"] > 0).any():
-        yield from _standing(tuned, TUNED)
+    yield from _standing(tuned, TUNED)
     yield from _leakage(trained)
     yield from _factors(rows)
     yield from _rounding(rows, on_cpu)
     yield "## What is missing"
     yield ""
     yield from _missing(planned, done)
-    yield from _untuned(planned, tuned)
+    yield from _untuned(planned, done, tuned)
     yield "## What it does not show"
     yield ""
     yield from _limits(rows)
@@ -152,6 +153,8 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     yield "```"
     yield ""
     yield from _how(trained)
+    if on_cpu is not None and len(on_cpu):
+        yield from _how(on_cpu[on_cpu["step"] > 0])
 
 
 def _seeds(rows: pd.DataFrame) -> str:
@@ -276,8 +279,6 @@ def _standing(rows: pd.DataFrame, end_points: Mapping[str, EndPoint]) -> Iterato
     """Arms and baselines on each end point, and the better of each."""
     shown = [one for one in end_points.values() if any(len(_last(rows, arm, one)) for arm in ARMS)]
     if not shown:
-        yield "No model is trained yet."
-        yield ""
         return
     yield "At the last mark, means over the seeds that there are [95 % t interval for two or more]:"
     yield ""
@@ -328,9 +329,11 @@ def _hidden(leaks: pd.Series) -> Iterator[str]:
     yield f"Of the leakage that corr takes away (r of 0.1 or more, counted alike), {said}."
     if shares.get("levelled", 1.0) < LEAST_HIDDEN:
         yield (
-            "Where all genes are masked about as often, partners are hardly ever hidden, for hubs are partners of too "
-            "many: levelled is next to no test of joint masking; corr against weighted, alike in frequency, is one."
+            "Where all genes are masked about as often, partners are hidden hardly more often than at random, for hubs "
+            "are partners of too many: levelled says little of joint masking."
         )
+        if shares.get("weighted", 1.0) < 0.5:
+            yield "corr against weighted, alike in frequency, says more."
     yield ""
 
 
@@ -372,8 +375,8 @@ def _rounding(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Iterator[str]:
         yield "### What rounding does"
         yield ""
         yield (
-            "The same weights, cells, order and masks, once on the machine of this page and once on a CPU in fp32 "
-            "(`results-cpu.csv`, which enters nothing else): the difference is what training makes of rounding."
+            "The same weights, cells, order and masks, once on a GPU and once on a CPU in fp32 (`results-cpu.csv`, "
+            "which else enters fine-tuning alone): the difference, GPU - CPU, is what training makes of rounding."
         )
         yield ""
         yield from _head(ON_BLOOD)
@@ -388,8 +391,6 @@ def _missing(planned: list[Run], done: set[str]) -> Iterator[str]:
         kind = run.factor or (f"fraction {run.fraction}" if run.fraction != 1 else "all cells")
         groups.setdefault(f"{run.corpus}, {kind}", []).append(run)
     left = {name: [run for run in mine if run.name not in done] for name, mine in groups.items()}
-    if not any(left.values()):
-        yield "Nothing of the plan."
     for name, mine in left.items():
         if mine:
             by_arm = {arm: [str(run.seed) for run in mine if run.arm == arm] for arm in ARMS}
@@ -400,17 +401,15 @@ def _missing(planned: list[Run], done: set[str]) -> Iterator[str]:
 
 
 def _with_tuned(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> pd.DataFrame:
-    """Runs that have end points by fine-tuning; blood's are those of a CPU until all of a device's have them."""
-    found = rows.dropna(subset=["tuned_macro_f1"])
-    if on_cpu is None or (found["corpus"] == "blood").any():
-        return found
-    both = [*found.to_dict("records"), *on_cpu.dropna(subset=["tuned_macro_f1"]).to_dict("records")]
-    return pd.DataFrame(both, columns=rows.columns)
+    """Runs that have end points by fine-tuning; blood's are those of a CPU, as the protocol has it."""
+    parts = [rows[rows["corpus"] != "blood"], *([] if on_cpu is None else [on_cpu[on_cpu["corpus"] == "blood"]])]
+    found = [row for part in parts for row in part.dropna(subset=["tuned_macro_f1"]).to_dict("records")]
+    return pd.DataFrame(found, columns=rows.columns)
 
 
 def _tuning(tuned: pd.DataFrame) -> Iterator[str]:
     """What was tuned, and where."""
-    trained = tuned[tuned["step"] > 0].drop_duplicates("run")
+    trained = tuned[(tuned["step"] > 0) & (tuned["factor"] == "")].drop_duplicates("run")
     if not len(trained):
         return
     counts = ", ".join(f"{n} on {corpus}" for corpus, n in trained["corpus"].value_counts().items())
@@ -423,11 +422,13 @@ def _tuning(tuned: pd.DataFrame) -> Iterator[str]:
     yield ""
 
 
-def _untuned(planned: list[Run], tuned: pd.DataFrame) -> Iterator[str]:
+def _untuned(planned: list[Run], done: set[str], tuned: pd.DataFrame) -> Iterator[str]:
     """How many models of the plan have no end points by fine-tuning."""
     left = len({run.name for run in planned} - set(tuned["run"]))
     if left:
-        yield f"- end points by fine-tuning: {left} of {len(planned)} runs"
+        yield f"- end points by fine-tuning: {left} of {len(planned)} runs, of which blood's are done on a CPU"
+    elif {run.name for run in planned} <= done:
+        yield "Nothing of the plan."
     yield ""
 
 
@@ -463,6 +464,7 @@ def _how(trained: pd.DataFrame) -> Iterator[str]:
         minutes = runs_there["cpu_seconds"] / 60
         yield f"A run on {corpus} took {minutes.min():.1f} to {minutes.max():.1f} CPU minutes on {machine}."
     yield f"Commits: {', '.join(sorted(one['commit'].unique()))}."
+    yield ""
 
 
 if __name__ == "__main__":

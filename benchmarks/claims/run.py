@@ -35,7 +35,7 @@ import numpy as np
 from claim_cells import LABELS, read_cells
 from claim_finetuning import tuned_scores
 from claim_scores import score, score_baselines
-from study import BASELINES, PROTOCOL, REHEARSAL, Budget, Run, runs
+from study import BASELINES, DECISIVE, FURTHER, PROTOCOL, REHEARSAL, Budget, Run, runs
 
 from corrmask import correlation_graph
 from corrmask.audit import audit
@@ -104,6 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number, run in enumerate(left):
         with taken(options.work / f"{run.name}.lock") as free:
             if free and run.name not in finished(options.results):
+                if elsewhere := on_another_device(run, options):
+                    print(f"{run.name}: left out, for its seed was trained on {elsewhere}; give other --results")
+                    continue
                 rest = remaining(left[number + 1 :], options.results)
                 Work(run, options, f"[{number + 1}/{len(left)}] {run.name}", rest, code).do()
 
@@ -119,6 +122,16 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 def finished(path: Path) -> dict[str, float]:
     """Names of the runs in results.csv, and their CPU seconds."""
     return {row["run"]: float(row["cpu_seconds"]) for row in read_rows(path)}
+
+
+def on_another_device(run: Run, options: argparse.Namespace) -> str | None:
+    """Where other arms of a run's corpus and seed were trained, if on a GPU and this is none, or the reverse."""
+    is_gpu = choose_device(options.device).type == "cuda"
+    for row in read_rows(options.results):
+        same = (row["corpus"], int(row["seed"])) == (run.corpus, run.seed) and row["arm"] in (*DECISIVE, *FURTHER)
+        if same and row["machine"].startswith("NVIDIA") != is_gpu:
+            return row["machine"].split(",")[0]
+    return None
 
 
 def append(path: Path, rows: Sequence[dict[str, Any]]) -> None:

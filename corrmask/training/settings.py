@@ -68,7 +68,7 @@ class Settings:
         `expand` rises linearly from `expand_from` and stands at its own value from update `expand_steps` on (by default
         the last).
     frequency_power
-        Of masks "weighted" and "levelled": genes are masked as often as in "corr", to this power, 0 .. 4
+        Of masks "weighted" and "levelled": genes are masked as often as in "corr", to this power, 0 .. 2
         (`corrmask.arms.make_masker`); by default 1 for "weighted" and 0 for "levelled".
     balance
         A column of `obs`, each of whose labels is trained on equally often (`corrmask.order.BalancedOrder`): cells are
