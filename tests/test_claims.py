@@ -273,6 +273,12 @@ CASES = {
     },
     "not supported: it needs no biology": {"random": 0.5, "weighted": 0.5, "rewired": 0.8, "corr": 0.8},
     "against the claim: below 0 lies corr - weighted": {"random": 0.5, "weighted": 0.9, "rewired": 0.6, "corr": 0.8},
+    "not supported: corr lies above random and rewired, and is not shown to lie above weighted": {
+        "random": 0.5,
+        "weighted": (0.4, 0.6, 0.8),
+        "rewired": 0.55,
+        "corr": 0.8,
+    },
     "not supported: no difference is shown": {"random": 0.5, "weighted": 0.5, "rewired": 0.5, "corr": 0.5},
 }
 
@@ -280,7 +286,7 @@ CASES = {
 @pytest.mark.parametrize("expected", CASES)
 def test_verdicts(scripts: dict[str, ModuleType], expected: str) -> None:
     noise = {arm: np.array([-1, 0, 1]) * 0.01 * k for k, arm in enumerate(("random", "weighted", "rewired", "corr"), 1)}
-    rows = table({arm: list(mean + noise[arm]) for arm, mean in CASES[expected].items()})
+    rows = table({arm: list(np.asarray(mean) + noise[arm]) for arm, mean in CASES[expected].items()})
     said, _ = scripts["claim_statistics"].verdict(rows, "score")
     assert said.startswith(expected)
     said, _ = scripts["claim_statistics"].verdict(rows[rows["run"] != "weighted-1"], "score")

@@ -97,6 +97,10 @@ def verdict(rows: pd.DataFrame, end_point: str) -> tuple[str, dict[str, Differen
     if any(one.below for one in decisive):
         against = [name for name in list(found)[:3] if found[name].below]
         return "; ".join([f"against the claim: below 0 lies {' and '.join(against)}", *said]), found
+    shown = [other for other, one in zip(("random", "weighted", "rewired"), decisive) if one.above]
+    if shown and not said:
+        left = [other for other in ("random", "weighted", "rewired") if other not in shown]
+        said.append(f"corr lies above {' and '.join(shown)}, and is not shown to lie above {' and '.join(left)}")
     return "not supported: " + ("; ".join(said) or "no difference is shown"), found
 
 
