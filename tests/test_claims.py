@@ -229,12 +229,12 @@ def test_a_control_that_hides_nothing_is_named(scripts: dict[str, ModuleType]) -
 
 
 def test_fine_tuned_blood_is_that_of_a_cpu(scripts: dict[str, ModuleType]) -> None:
-    columns = {"machine": "one", "factor": "", "tuned_macro_f1": 0.5}
-    gpu, cpu = (table({"corr": [0.5]}, corpus=corpus).assign(**columns) for corpus in ("blood", "blood"))
-    kang = table({"corr": [0.5]}, corpus="kang").assign(**columns)
     import pandas as pd
 
-    found = scripts["page"]._with_tuned(pd.concat([gpu, kang], ignore_index=True), cpu.assign(machine="cpu"))
+    blood, kang = (
+        table({"corr": [0.5]}, corpus=corpus, machine="one", tuned_macro_f1=0.5) for corpus in ("blood", "kang")
+    )
+    found = scripts["page"]._with_tuned(pd.concat([blood, kang], ignore_index=True), blood.assign(machine="cpu"))
     assert list(zip(found["corpus"], found["machine"])) == [("kang", "one")] * 2 + [("blood", "cpu")] * 2
 
 

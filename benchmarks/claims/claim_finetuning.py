@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from claim_cells import RARE
+from claim_scores import column_start, rare_f1
 from study import Tuning
 from torch import Tensor, nn
 
@@ -68,9 +68,8 @@ def tuned_scores(
         )
         f1 = _f1(codes[split.test], predict(annotator, tokens, rows[split.test]), names)
         by_type[level] = {name: round(value, 6) for name, value in f1.items()}
-        start = "pbmc3k_" if level == "pbmc3k" else ""
-        columns[f"{start}tuned_macro_f1"] = float(np.mean(list(f1.values())))
-        columns[f"{start}tuned_rare_f1"] = float(np.mean([f1[name] for name in RARE[level] if name in f1]))
+        columns[f"{column_start(level)}tuned_macro_f1"] = float(np.mean(list(f1.values())))
+        columns[f"{column_start(level)}tuned_rare_f1"] = rare_f1(level, f1)
     return columns | {"tuned_f1": json.dumps(by_type)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,21 @@ def annotation_columns(reports: dict[str, AnnotationReport], representation: str
         by_type[level] = {
             one.type: [round(one.n_train / n_train, 6), round(f1[one.type], 6)] for one in found.types if one.type in f1
         }
-        start = "pbmc3k_" if level == "pbmc3k" else ""
+        start = column_start(level)
         columns[f"{start}macro_f1"] = found.macro_f1.value
-        columns[f"{start}rare_f1"] = float(np.mean([f1[name] for name in RARE[level] if name in f1]))
+        columns[f"{start}rare_f1"] = rare_f1(level, f1)
         columns[f"{start}accuracy"] = found.accuracy.value
     return columns | {"f1": json.dumps(by_type)}
+
+
+def column_start(level: str) -> str:
+    """What the columns of a level begin with: a corpus has one level, but blood, which has two."""
+    return "pbmc3k_" if level == "pbmc3k" else ""
+
+
+def rare_f1(level: str, f1: Mapping[str, float]) -> float:
+    """Mean F1 of a level's rare types, of those that are tested."""
+    return float(np.mean([f1[name] for name in RARE[level] if name in f1]))
 
 
 def _genes(genes: Any, labels: Path, representation: str = MODEL) -> dict[str, Any]:

@@ -84,7 +84,8 @@ def verdict(rows: pd.DataFrame, end_point: str) -> tuple[str, dict[str, Differen
     pairs = [("corr", "random"), ("corr", "weighted"), ("corr", "rewired"), ("weighted", "random")]
     pairs += [("rewired", "random"), ("levelled", "random"), ("module", "random")]
     found = {f"{one} - {other}": paired(of[one], of[other]) for one, other in pairs}
-    decisive = [found[f"corr - {other}"] for other in ("random", "weighted", "rewired")]
+    others = ("random", "weighted", "rewired")
+    decisive = [found[f"corr - {other}"] for other in others]
     if min(one.n for one in decisive) < SEEDS:
         return f"open: {min(one.n for one in decisive)} of {SEEDS} seeds have all four arms that it takes", found
     if all(one.above for one in decisive):
@@ -97,9 +98,9 @@ def verdict(rows: pd.DataFrame, end_point: str) -> tuple[str, dict[str, Differen
     if any(one.below for one in decisive):
         against = [name for name in list(found)[:3] if found[name].below]
         return "; ".join([f"against the claim: below 0 lies {' and '.join(against)}", *said]), found
-    shown = [other for other, one in zip(("random", "weighted", "rewired"), decisive) if one.above]
+    shown = [other for other, one in zip(others, decisive) if one.above]
     if shown and not said:
-        left = [other for other in ("random", "weighted", "rewired") if other not in shown]
+        left = [other for other in others if other not in shown]
         said.append(f"corr lies above {' and '.join(shown)}, and is not shown to lie above {' and '.join(left)}")
     return "not supported: " + ("; ".join(said) or "no difference is shown"), found
 

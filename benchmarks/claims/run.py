@@ -158,7 +158,7 @@ def taken(path: Path, *, wait: bool = False) -> Iterator[bool]:
 
 def remaining(left: Sequence[Run], results: Path) -> float | None:
     """CPU seconds that runs will take, by those that are done on the same corpus; None where none is."""
-    rows = [row for row in read_rows(results) if row["arm"] in ("random", "corr", "weighted", "rewired", "levelled")]
+    rows = [row for row in read_rows(results) if row["arm"] in DECISIVE]
     known = {row["run"]: (row["corpus"], float(row["cpu_seconds"])) for row in rows if not row["factor"]}
     by_corpus = {corpus: [s for other, s in known.values() if other == corpus] for corpus, _ in known.values()}
     if not known:
