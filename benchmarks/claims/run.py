@@ -5,6 +5,7 @@ results.csv together or not at all. A run that was killed goes on from its last 
 at once: a run is taken by one of them. Times are CPU times, so that a process may be stopped and go on.
 
     --list                         what there is, done or not, and stop
+    --confirm                      the fresh seeds on blood that confirm or refute what the first ones suggested
     --only 'blood-*-0' 'kang-*'    runs by name, as the shell matches file names; those of the first pattern first
     --dry-run                      say what would be done
     --rehearse                     seconds a run, to try the machinery; keep its results apart (--results)
@@ -35,7 +36,7 @@ import numpy as np
 from claim_cells import LABELS, read_cells
 from claim_finetuning import tuned_scores
 from claim_scores import score, score_baselines
-from study import BASELINES, DECISIVE, FURTHER, PROTOCOL, REHEARSAL, Budget, Run, runs
+from study import BASELINES, DECISIVE, FURTHER, PROTOCOL, REHEARSAL, Budget, Run, confirming, runs
 
 from corrmask import correlation_graph
 from corrmask.audit import audit
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("CORRMASK_DATA"), help="folder of real cells")
     parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN")
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--confirm", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--results", type=Path, default=HERE / "results.csv")
@@ -82,7 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.rehearse and options.results.resolve() == (HERE / "results.csv").resolve():
         parser.error("a rehearsal shows nothing: give a file of its own (--results)")
     seeds = range(3 if choose_device(options.device).type == "cpu" else 5)
-    matching = [run for pattern in options.only for run in runs(seeds) if fnmatch(run.name, pattern)]
+    there = list(confirming() if options.confirm else runs(seeds))
+    matching = [run for pattern in options.only for run in there if fnmatch(run.name, pattern)]
     chosen = list(dict.fromkeys(matching))
     if not chosen:
         parser.error(f"no run is named {' or '.join(options.only)}; --list shows them")
