@@ -238,6 +238,23 @@ def test_fine_tuned_blood_is_that_of_a_cpu(scripts: dict[str, ModuleType]) -> No
     assert list(zip(found["corpus"], found["machine"])) == [("kang", "one")] * 2 + [("blood", "cpu")] * 2
 
 
+def test_fresh_seeds_decide_what_the_first_ones_suggested(scripts: dict[str, ModuleType]) -> None:
+    page, names = scripts["page"], ("mean_macro_f1", "rare_f1", "auroc")
+    scores = {"random": [0.5] * 10, "weighted": [0.6] * 10, "rewired": [0.6] * 10, "corr": [0.9] * 3 + [0.5] * 7}
+    rows = table(scores, corpus="blood")
+    rows = rows.assign(**dict.fromkeys((*names, "pbmc3k_rare_f1", "pbmc3k_tuned_rare_f1"), rows["score"]))
+    rows = rows[~rows["seed"].isin([3, 4])].rename(columns={"score": "tuned_rare_f1"})
+
+    def said(found: Any) -> str:
+        return "\n".join(page._confirmed(found, page.TUNED["purified"]))
+
+    assert "which suggested it: **supported" in said(rows)
+    assert "which decide it: **against the claim: below 0 lies corr - weighted and corr - rewired" in said(rows)
+    assert "| corr - weighted | +0.050 " in said(rows), "(3 x 0.3 - 5 x 0.1) / 8"
+    assert "which decide it: **open: 4 of 5 seeds" in said(rows[rows["run"] != "rewired-9"])
+    assert "fresh" not in said(rows[rows["seed"] < 3])
+
+
 def test_the_arms_of_a_seed_are_of_one_device(
     scripts: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import stats
 
 SEEDS = 3  # from which a verdict is given
+CONTROLS = ("random", "weighted", "rewired")  # above all of which corr has to lie
 MARGIN = 0.01  # by which corr on a third of the cells may lie below random on all
 
 
@@ -78,16 +79,15 @@ def by_seed(rows: pd.DataFrame, arm: str, end_point: str, *, fraction: str = "1"
     return dict(zip(found["seed"].astype(int), found[end_point].astype(float)))
 
 
-def verdict(rows: pd.DataFrame, end_point: str) -> tuple[str, dict[str, Difference]]:
+def verdict(rows: pd.DataFrame, end_point: str, seeds: int = SEEDS) -> tuple[str, dict[str, Difference]]:
     """What the protocol says of joint masking by one end point of one corpus, and the differences it rests on."""
     of = {arm: by_seed(rows, arm, end_point) for arm in ("random", "weighted", "levelled", "corr", "rewired", "module")}
     pairs = [("corr", "random"), ("corr", "weighted"), ("corr", "rewired"), ("weighted", "random")]
     pairs += [("rewired", "random"), ("levelled", "random"), ("module", "random")]
     found = {f"{one} - {other}": paired(of[one], of[other]) for one, other in pairs}
-    others = ("random", "weighted", "rewired")
-    decisive = [found[f"corr - {other}"] for other in others]
-    if min(one.n for one in decisive) < SEEDS:
-        return f"open: {min(one.n for one in decisive)} of {SEEDS} seeds have all four arms that it takes", found
+    decisive = [found[f"corr - {other}"] for other in CONTROLS]
+    if min(one.n for one in decisive) < seeds:
+        return f"open: {min(one.n for one in decisive)} of {seeds} seeds have all four arms that it takes", found
     if all(one.above for one in decisive):
         return "supported: corr lies above random, weighted and rewired", found
     said = []
@@ -98,9 +98,9 @@ def verdict(rows: pd.DataFrame, end_point: str) -> tuple[str, dict[str, Differen
     if any(one.below for one in decisive):
         against = [name for name in list(found)[:3] if found[name].below]
         return "; ".join([f"against the claim: below 0 lies {' and '.join(against)}", *said]), found
-    shown = [other for other, one in zip(others, decisive) if one.above]
+    shown = [other for other, one in zip(CONTROLS, decisive) if one.above]
     if shown and not said:
-        left = [other for other in others if other not in shown]
+        left = [other for other in CONTROLS if other not in shown]
         said.append(f"corr lies above {' and '.join(shown)}, and is not shown to lie above {' and '.join(left)}")
     return "not supported: " + ("; ".join(said) or "no difference is shown"), found
 

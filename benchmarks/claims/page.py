@@ -14,8 +14,8 @@ import claim_figures as figures
 import numpy as np
 import pandas as pd
 from claim_figures import ARMS, EndPoint, with_interval
-from claim_statistics import SEEDS, Difference, by_seed, data_verdict, paired, verdict
-from study import BASELINES, CORPORA, DECISIVE, FACTORS, Run, runs
+from claim_statistics import CONTROLS, SEEDS, Difference, by_seed, data_verdict, paired, verdict
+from study import BASELINES, CONFIRMING, CORPORA, DECISIVE, FACTORS, Run, confirming, runs
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -117,8 +117,8 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     yield "### Rare populations, by fine-tuning"
     yield ""
     yield from _tuning(tuned)
-    for end_point in TUNED.values():
-        yield from _claim(tuned, end_point)
+    for name, end_point in TUNED.items():
+        yield from _confirmed(tuned, end_point) if name == "purified" else _claim(tuned, end_point)
     yield "### Dosage sensitivity"
     yield ""
     yield from _claim(rows, END_POINTS["dosage"])
@@ -139,6 +139,9 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     yield "## What is missing"
     yield ""
     yield from _missing(planned, done)
+    unconfirmed = [run.name for run in confirming() if run.arm != BASELINES and run.name not in set(tuned["run"])]
+    if unconfirmed:
+        yield f"- blood, fresh seeds on a CPU: {', '.join(unconfirmed)}"
     yield from _untuned(planned, done, tuned)
     yield "## What it does not show"
     yield ""
@@ -201,10 +204,11 @@ def _figures(rows: pd.DataFrame, tuned: pd.DataFrame, images: Path, suffix: str)
         yield ""
 
 
-def _claim(rows: pd.DataFrame, end_point: EndPoint) -> Iterator[str]:
-    """The verdict on one end point, and what it rests on."""
+def _claim(rows: pd.DataFrame, end_point: EndPoint, which: str = "", seeds: int = SEEDS) -> Iterator[str]:
+    """The verdict on one end point, and what it rests on; `which` seeds these are, where it matters."""
     corpus, column, title, _ = end_point
-    said, found = verdict(rows[rows["corpus"] == corpus], column)
+    title += which
+    said, found = verdict(rows[rows["corpus"] == corpus], column, seeds)
     if not any(one.n for one in found.values()):
         yield f"{title}: no runs yet."
         yield ""
@@ -419,6 +423,30 @@ def _tuning(tuned: pd.DataFrame) -> Iterator[str]:
         "last layer,\nall weights learning from the labelled training cells. `untrained` is tuned in the same way: "
         "what labels alone give."
     )
+    yield ""
+
+
+def _confirmed(tuned: pd.DataFrame, end_point: EndPoint) -> Iterator[str]:
+    """What the first seeds suggested, and what the fresh ones, which took no part in that, say of it."""
+    is_fresh = tuned["seed"].isin(CONFIRMING)
+    if not is_fresh.any():
+        yield from _claim(tuned, end_point)
+        return
+    fresh = tuned[is_fresh & (tuned["corpus"] == end_point[0])]
+    which = f", fresh seeds ({CONFIRMING[0]} to {CONFIRMING[-1]}), which decide it"
+    yield from _claim(tuned[~is_fresh], end_point, ", the first seeds, which suggested it")
+    yield from _claim(fresh, end_point, which, len(CONFIRMING))
+    yield "All seeds together, which decide nothing, for the first ones asked the question:"
+    yield ""
+    yield from _differences(verdict(tuned[tuned["corpus"] == end_point[0]], end_point[1])[1])
+    yield "Other end points of the same models, fresh seeds alone:"
+    yield ""
+    yield "| | " + " | ".join(f"corr - {other}" for other in CONTROLS) + " |"
+    yield "|---" * (len(CONTROLS) + 1) + "|"
+    for _, column, title, _ in (*ON_BLOOD, TUNED["pbmc3k"]):
+        corr = by_seed(fresh, "corr", column)
+        cells = [str(paired(corr, by_seed(fresh, other, column))) for other in CONTROLS]
+        yield f"| {title} | " + " | ".join(cells) + " |"
     yield ""
 
 
