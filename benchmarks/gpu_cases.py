@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from gpu_covariance import covariance
 from gpu_timing import Rates, Scale, row, table
+from gpu_training import pretraining
 from torch import Tensor
 
 from corrmask import CorrMasker, ops
@@ -25,6 +26,7 @@ TARGETS = {  # on an H200: least, or most
     "rank encoding, million cells/s": 5.0,
     "covariance, million cells/s": 2.0,
     "masking, % of a training step": 0.5,
+    "waiting for cells and masks, % of training": 1.0,
 }
 
 
@@ -33,7 +35,7 @@ def report(scale: Scale | None = None) -> Iterator[str]:
     scale = scale or Scale()
     rates = Rates.measured(scale)
     lines: list[str] = []
-    for section in (masking, gathering, encoding, covariance, share_of_a_step):
+    for section in (masking, gathering, encoding, covariance, share_of_a_step, pretraining):
         part: list[str] = []
         try:
             for line in section(scale, rates):
@@ -52,7 +54,7 @@ def targets(scale: Scale) -> Iterator[str]:
     """What was aimed for on an H200, and what was measured here."""
     yield from ("", "## Targets (H200)", "", "| what | aimed for | here | |", "|---|---|---|---|")
     for what, wanted in TARGETS.items():
-        most = what.startswith("masking")
+        most = what.startswith(("masking", "waiting"))
         found = scale.reached.get(what, math.nan)
         met = found <= wanted if most else found >= wanted
         aim = f"{'at most' if most else 'at least'} {wanted:g}"

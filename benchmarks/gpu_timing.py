@@ -27,6 +27,9 @@ class Scale:
     peer_cells: int = 4096  # of products that take long or much memory
     step_cells: int = 32
     layers: int = 6
+    trained_cells: int = 4000
+    trained_batches: tuple[int, ...] = (12, 64)
+    trained_steps: int = 60
     reached: dict[str, float] = field(default_factory=dict)  # what the targets are compared with
 
     def milliseconds(self, run: Callable[[], Any], *, rounds: int = 20, warm_up: int = 3) -> float:

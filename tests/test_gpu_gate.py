@@ -86,6 +86,7 @@ def test_of_a_step_that_fails_nothing_is_written(
 
 SMALL = {"device": "cpu", "n_genes": 300, "nonzeros": 60, "width": 64, "batches": (8, 70), "encoded_cells": 100}
 SMALL |= {"covariance_cells": 400, "chunk": 200, "peer_cells": 100, "step_cells": 4, "layers": 1}
+SMALL |= {"trained_cells": 100, "trained_batches": (2, 4), "trained_steps": 2}
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
@@ -103,6 +104,7 @@ def test_the_cases_run() -> None:
         "Binning",
         "Covariance",
         "Share of a training step",
+        "Training",
     ]
     for peer in (
         "transformers' collator",
