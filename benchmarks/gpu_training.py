@@ -1,4 +1,4 @@
-"""Training from a corpus on disk, as gpu_gate.py reports it: pace, share of the peak, share of the time that it waits."""
+"""Training from a corpus on disk, as gpu_gate.py reports it: pace, share of the peak, share of time that it waits."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def pretraining(scale: Scale, _: Rates) -> Iterator[str]:
         tokenize(cells, folder / "corpus")
         yield from ("", "## Training", "")
         yield (
-            f"Geneformer's shape of 10 M parameters ({scale.layers} layers), from a corpus on disk, masks of `corr`; cells "
-            f"of an update, each of up to {scale.width:,} genes ({cells.X.nnz / cells.n_obs:,.0f} found on average); the "
-            f"first {_SKIPPED} updates left out. Waited: share of the time, for cells and masks together."
+            f"Geneformer's shape of 10 M parameters ({scale.layers} layers), from a corpus on disk, masks of `corr`; "
+            f"cells of an update, each of up to {scale.width:,} genes ({cells.X.nnz / cells.n_obs:,.0f} found on "
+            f"average); the first {_SKIPPED} updates left out. Waited: share of the time, for cells and masks together."
         )
         yield ""
         yield "| cells | what | real tokens/s | of the peak | waited | loss |"

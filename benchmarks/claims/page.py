@@ -148,10 +148,12 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     yield from _limits(rows)
     yield "## Again"
     yield ""
-    yield "The first line does the runs that `results.csv` lacks, going on where it was stopped."
+    yield "The first line does the runs that `results.csv` lacks, the second the fresh seeds; both go on if stopped."
     yield ""
     yield "```bash"
-    yield "python benchmarks/claims/run.py --data FOLDER"
+    command = "python benchmarks/claims/run.py --data FOLDER"
+    yield command
+    yield f"{command} --confirm --device cpu --results benchmarks/claims/results-cpu.csv"
     yield "python benchmarks/claims/page.py"
     yield "```"
     yield ""
