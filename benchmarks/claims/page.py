@@ -153,7 +153,8 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     yield "```bash"
     command = "python benchmarks/claims/run.py --data FOLDER"
     yield command
-    yield f"{command} --confirm --device cpu --results benchmarks/claims/results-cpu.csv"
+    yield f"{command} --confirm --device cpu \\"
+    yield "    --results benchmarks/claims/results-cpu.csv"
     yield "python benchmarks/claims/page.py"
     yield "```"
     yield ""
