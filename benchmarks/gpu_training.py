@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 from gpu_timing import Rates, Scale
@@ -33,26 +34,26 @@ def pretraining(scale: Scale, _: Rates) -> Iterator[str]:
         yield ""
         yield "| cells | what | real tokens/s | of the peak | waited | loss |"
         yield "|---|---|---|---|---|---|"
-        for compiled in (False, True)[: 1 if scale.device == "cpu" else 2]:
-            for batch_size in scale.trained_batches:
-                settings = Settings(
-                    mask="corr",
-                    steps=_SKIPPED + scale.trained_steps,
-                    batch_size=batch_size,
-                    layers=scale.layers,
-                    max_len=scale.width,
-                    validate_cells=batch_size,
-                    device=scale.device,
-                    compile=compiled,
-                )
-                model = folder / f"{batch_size}-{compiled}"
-                pretrain(folder / "corpus", model, settings, graph=graph)
-                lines = [one for one in read_metrics(model) if one["kind"] == "train" and one["step"] > _SKIPPED]
-                waited, of_peak = (share_of_time(lines, what) for what in ("wait_share", "mfu"))
-                assert waited is not None
-                if not compiled and batch_size == max(scale.trained_batches):
-                    scale.reached["waiting for cells and masks, % of training"] = 100 * waited
-                pace = sum(one["tokens"] for one in lines) / sum(one["seconds"] for one in lines)
-                what = f"**corrmask**{', --compile' if compiled else ''}"
-                share = "" if of_peak is None else f"{of_peak:.1%}"
-                yield f"| {batch_size:,} | {what} | {pace:,.0f} | {share} | {waited:.2%} | {lines[-1]['loss']:.3f} |"
+        kinds = (False,) if scale.device == "cpu" else (False, True)  # compiling takes half a minute
+        for compiled, batch_size in product(kinds, scale.trained_batches):
+            settings = Settings(
+                mask="corr",
+                steps=_SKIPPED + scale.trained_steps,
+                batch_size=batch_size,
+                layers=scale.layers,
+                max_len=scale.width,
+                validate_cells=batch_size,
+                device=scale.device,
+                compile=compiled,
+            )
+            model = folder / f"{batch_size}-{compiled}"
+            pretrain(folder / "corpus", model, settings, graph=graph)
+            lines = [one for one in read_metrics(model) if one["kind"] == "train" and one["step"] > _SKIPPED]
+            pace, waited, of_peak = (share_of_time(lines, what) for what in ("tokens_per_second", "wait_share", "mfu"))
+            assert pace is not None
+            assert waited is not None
+            if not compiled and batch_size == max(scale.trained_batches):
+                scale.reached["waiting for cells and masks, % of training"] = 100 * waited
+            what = f"**corrmask**{', --compile' if compiled else ''}"
+            share = "" if of_peak is None else f"{of_peak:.1%}"
+            yield f"| {batch_size:,} | {what} | {pace:,.0f} | {share} | {waited:.2%} | {lines[-1]['loss']:.3f} |"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy import stats
+from study import CONTROLS
 
 SEEDS = 3  # from which a verdict is given
-CONTROLS = ("random", "weighted", "rewired")  # above all of which corr has to lie
 MARGIN = 0.01  # by which corr on a third of the cells may lie below random on all
 
 
@@ -82,8 +82,8 @@ def by_seed(rows: pd.DataFrame, arm: str, end_point: str, *, fraction: str = "1"
 def verdict(rows: pd.DataFrame, end_point: str, seeds: int = SEEDS) -> tuple[str, dict[str, Difference]]:
     """What the protocol says of joint masking by one end point of one corpus, and the differences it rests on."""
     of = {arm: by_seed(rows, arm, end_point) for arm in ("random", "weighted", "levelled", "corr", "rewired", "module")}
-    pairs = [("corr", "random"), ("corr", "weighted"), ("corr", "rewired"), ("weighted", "random")]
-    pairs += [("rewired", "random"), ("levelled", "random"), ("module", "random")]
+    pairs = [("corr", other) for other in CONTROLS]
+    pairs += [(arm, "random") for arm in ("weighted", "rewired", "levelled", "module")]
     found = {f"{one} - {other}": paired(of[one], of[other]) for one, other in pairs}
     decisive = [found[f"corr - {other}"] for other in CONTROLS]
     if min(one.n for one in decisive) < seeds:
@@ -96,7 +96,7 @@ def verdict(rows: pd.DataFrame, end_point: str, seeds: int = SEEDS) -> tuple[str
     if found["rewired - random"].above and not found["corr - rewired"].above:
         said.append("it needs no biology: rewired has it")
     if any(one.below for one in decisive):
-        against = [name for name in list(found)[:3] if found[name].below]
+        against = [f"corr - {other}" for other, one in zip(CONTROLS, decisive) if one.below]
         return "; ".join([f"against the claim: below 0 lies {' and '.join(against)}", *said]), found
     shown = [other for other, one in zip(CONTROLS, decisive) if one.above]
     if shown and not said:

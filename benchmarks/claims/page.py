@@ -14,8 +14,8 @@ import claim_figures as figures
 import numpy as np
 import pandas as pd
 from claim_figures import ARMS, EndPoint, with_interval
-from claim_statistics import CONTROLS, SEEDS, Difference, by_seed, data_verdict, paired, verdict
-from study import BASELINES, CONFIRMING, CORPORA, DECISIVE, FACTORS, Run, confirming, runs
+from claim_statistics import SEEDS, Difference, by_seed, data_verdict, paired, verdict
+from study import BASELINES, CONFIRMING, CONTROLS, CORPORA, DECISIVE, FACTORS, Run, confirming, runs
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -139,9 +139,6 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     yield "## What is missing"
     yield ""
     yield from _missing(planned, done)
-    unconfirmed = [run.name for run in confirming() if run.arm != BASELINES and run.name not in set(tuned["run"])]
-    if unconfirmed:
-        yield f"- blood, fresh seeds on a CPU: {', '.join(unconfirmed)}"
     yield from _untuned(planned, done, tuned)
     yield "## What it does not show"
     yield ""
@@ -454,7 +451,10 @@ def _confirmed(tuned: pd.DataFrame, end_point: EndPoint) -> Iterator[str]:
 
 
 def _untuned(planned: list[Run], done: set[str], tuned: pd.DataFrame) -> Iterator[str]:
-    """How many models of the plan have no end points by fine-tuning."""
+    """Which runs of the fresh seeds are not there; how many models of the plan have no end points by fine-tuning."""
+    fresh = [run.name for run in confirming() if run.name not in set(tuned["run"])]
+    if fresh:
+        yield f"- fresh seeds on a CPU: {', '.join(fresh)}"
     left = len({run.name for run in planned} - set(tuned["run"]))
     if left:
         yield f"- end points by fine-tuning: {left} of {len(planned)} runs, of which blood's are done on a CPU"

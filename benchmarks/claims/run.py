@@ -81,9 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="on a CPU; they change rounding")
     parser.add_argument("--limit", type=int, help="stop after so many runs")
     options = parser.parse_args(arguments)
-    if options.rehearse and options.results.resolve() == (HERE / "results.csv").resolve():
+    apart = options.results.resolve() != (HERE / "results.csv").resolve()
+    on_cpu = choose_device(options.device).type == "cpu"
+    if options.rehearse and not apart:
         parser.error("a rehearsal shows nothing: give a file of its own (--results)")
-    seeds = range(3 if choose_device(options.device).type == "cpu" else 5)
+    if options.confirm and not (on_cpu and apart):
+        parser.error("fresh seeds are a CPU's, apart: give --device cpu --results benchmarks/claims/results-cpu.csv")
+    seeds = range(3 if on_cpu else 5)
     there = list(confirming() if options.confirm else runs(seeds))
     matching = [run for pattern in options.only for run in there if fnmatch(run.name, pattern)]
     chosen = list(dict.fromkeys(matching))
