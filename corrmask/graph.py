@@ -87,7 +87,7 @@ def correlation_graph(
     mutual
         Keep an edge only where both ends list it.
     target_sum
-        Counts per cell after normalisation.
+        Counts per cell after normalisation, from 1e-6 to 1e12.
     device
         "cpu" (or None), or a CUDA device: the products are formed there, chunks are read on the host and copied. Cells
         that lie there already, in a CSR of cupy (as of rapids-singlecell) or torch, are taken without a copy.
@@ -148,8 +148,8 @@ def correlation_graph(
         raise InputError(
             f"correlation_graph: {ranks.world} processes keep no 'checkpoint' to resume from; leave it out, or use one"
         )
-    if not 0 < target_sum < np.inf:
-        raise InputError(f"correlation_graph: 'target_sum' must be positive and finite, got {target_sum}")
+    if not 1e-6 <= target_sum <= 1e12:  # far beyond, products in float32 underflow and the bound does not hold
+        raise InputError(f"correlation_graph: 'target_sum' must be from 1e-6 to 1e12, such as 1e4, got {target_sum}")
     sources = ranks.together(
         lambda: open_sources(data, matrix=matrix, gene_column=gene_column, normalized=normalized, device=device)
     )

@@ -436,6 +436,8 @@ def test_hubs() -> None:
         ({"memory": "some"}, "memory 'some' must be an amount"),
         ({"target_sum": float("nan")}, "'target_sum'"),
         ({"target_sum": float("inf")}, "'target_sum'"),
+        ({"target_sum": 1e-100}, "'target_sum' must be from 1e-6 to 1e12.*1e-100"),
+        ({"target_sum": 1e13}, "'target_sum' must be from 1e-6 to 1e12"),
         ({"device": "meta"}, "'meta'"),
         ({"within": "donor"}, "donor"),
         ({"within": ["a", "b"]}, "'within'.*120"),
@@ -454,6 +456,29 @@ def test_bad_counts(value: float, words: str) -> None:
     counts[3, 4] = value
     with pytest.raises(InputError, match=words):
         correlation_graph(sp.csr_matrix(counts))
+
+
+@pytest.mark.parametrize("made", [sp.csr_matrix, sp.csc_matrix, make_cells], ids=["csr", "csc", "anndata"])
+@pytest.mark.parametrize(("at", "value"), [(5, 10**6), (5, 0), (0, 2), (-1, 10**6)])
+def test_a_matrix_in_memory_with_a_bad_indptr(made: Callable[[Any], Any], at: int, value: int) -> None:
+    cells = made(make_counts())
+    (cells.X if hasattr(cells, "X") else cells).indptr[at] = value
+    with pytest.raises(InputError, match="'indptr'") as caught:
+        correlation_graph(cells)
+    assert "\n" not in str(caught.value)
+
+
+def test_room_behind_the_values_is_no_fault() -> None:
+    cells = sp.csr_matrix(make_counts())
+    roomy = cells.copy()
+    roomy.data, roomy.indices = (np.concatenate([part, part[:7]]) for part in (cells.data, cells.indices))
+    np.testing.assert_array_equal(correlation_graph(roomy).weights, correlation_graph(cells).weights)
+
+
+def test_means_that_are_nothing_in_float32() -> None:
+    y = np.random.default_rng(0).poisson(1.0, (5000, 200)) * 1e-50
+    graph = correlation_graph(sp.csr_matrix(y), normalized=True, min_corr=0, min_cells=0)
+    assert np.isfinite(graph.weights).all()
 
 
 def test_no_gene_in_common() -> None:

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from corrmask.errors import InputError
 from corrmask.sources.checks import check_shape
-from corrmask.sources.cutting import Block, csr_blocks, dense_blocks, held
+from corrmask.sources.cutting import Block, check_indptr, csr_blocks, dense_blocks, held
 from corrmask.sources.device import DeviceRows, rows_on
 from corrmask.sources.source import Reader
 from corrmask.sources.store import StoreReader, choose_gene_names, layer_name, no_matrix
@@ -59,7 +59,7 @@ def host_matrix(matrix: Any, name: str) -> Any:
     Raises
     ------
     InputError
-        Of another type, or not of two dimensions.
+        Of another type, not of two dimensions, or with an `indptr` that is none.
     """
     torch: Any = sys.modules.get("torch")  # without it loaded, this is no tensor
     if torch is not None and isinstance(matrix, torch.Tensor):
@@ -73,6 +73,10 @@ def host_matrix(matrix: Any, name: str) -> Any:
             raise InputError(f"{name}: a tensor of layout {matrix.layout}; convert it with .to_sparse_csr()")
     matrix = on_host(matrix)
     if sparse.issparse(matrix):
+        if matrix.format in ("csr", "csc"):
+            length = matrix.shape[0] if matrix.format == "csr" else matrix.shape[1]
+            used = min(int(matrix.indptr[-1]), len(matrix.data))  # room may be left behind the values
+            check_indptr(matrix.indptr, length, used, name)
         matrix = matrix.tocsr()
     elif isinstance(matrix, np.ndarray):
         matrix = np.asarray(matrix)

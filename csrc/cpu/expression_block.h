@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <new>
 #include <vector>
@@ -175,7 +176,10 @@ void count_genes(const CellRows<Index, Count>& rows, const int64_t* cells, Block
       for (int64_t gene = begin; gene < end; ++gene) block.count[gene] += space.unit_count[unit * n_genes + gene];
     }
     for (int64_t gene = begin; gene < end; ++gene) {
-      if (2 * block.count[gene] > n_cells) block.shift[gene] = block.sum[gene] / static_cast<double>(n_cells);
+      if (2 * block.count[gene] <= n_cells) continue;
+      const double mean = block.sum[gene] / static_cast<double>(n_cells);
+      // Entries are shifted in float32: what is 0 there is no shift, when room is made as when it is filled.
+      if (std::abs(mean) >= std::numeric_limits<float>::min()) block.shift[gene] = mean;
     }
   });
 }
