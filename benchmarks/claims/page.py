@@ -93,6 +93,8 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     planned = [run for run in runs(range(max(seeds.values()))) if run.arm != BASELINES and run.seed < seeds[run.corpus]]
     trained = rows[rows["step"] > 0]
     done = set(trained["run"])
+    if on_cpu is not None:
+        done |= set(on_cpu.loc[on_cpu["factor"] != "", "run"])  # of a plan that has no device for them
     yield "# The claims, measured"
     yield ""
     yield (
@@ -134,7 +136,7 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     yield from _standing(rows, END_POINTS)
     yield from _standing(tuned, TUNED)
     yield from _leakage(trained)
-    yield from _factors(rows)
+    yield from _factors(rows, on_cpu)
     yield from _rounding(rows, on_cpu)
     yield "## What is missing"
     yield ""
@@ -341,18 +343,20 @@ def _hidden(leaks: pd.Series) -> Iterator[str]:
     yield ""
 
 
-def _factors(rows: pd.DataFrame) -> Iterator[str]:
+def _factors(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Iterator[str]:
     """Each factor that has runs: its joint arm against the protocol's, and against weighted with the same factor."""
     lines = []
-    for corpus, column, title, _ in (END_POINTS["purified"], END_POINTS["kang"]):
-        mine = rows[rows["corpus"] == corpus]
-        for factor, (_, _, arms) in FACTORS.items():
-            joint = "corr" if "corr" in arms else "levelled"
-            with_it = {arm: by_seed(mine, arm, column, factor=factor) for arm in (joint, "weighted")}
-            if any(with_it.values()):
-                against = [paired(found, by_seed(mine, arm, column)) for arm, found in with_it.items()]
-                pairs = [*against, paired(with_it[joint], with_it["weighted"])]
-                lines.append(f"| {title}: {factor}, {joint} | " + " | ".join(map(str, pairs)) + " |")
+    files = [(rows, ""), *([] if on_cpu is None else [(on_cpu, ", on a CPU")])]
+    for corpus, column, title, _ in (END_POINTS["purified"], TUNED["purified"], END_POINTS["kang"], TUNED["kang"]):
+        for file, where in files:
+            mine = file[file["corpus"] == corpus]
+            for factor, (_, _, arms) in FACTORS.items():
+                joint = "corr" if "corr" in arms else "levelled"
+                with_it = {arm: by_seed(mine, arm, column, factor=factor) for arm in (joint, "weighted")}
+                if any(with_it.values()):
+                    against = [paired(found, by_seed(mine, arm, column)) for arm, found in with_it.items()]
+                    pairs = [*against, paired(with_it[joint], with_it["weighted"])]
+                    lines.append(f"| {title}{where}: {factor}, {joint} | " + " | ".join(map(str, pairs)) + " |")
     if lines:
         yield "### One factor at a time"
         yield ""
