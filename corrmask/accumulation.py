@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from corrmask.covariance import Covariance
@@ -196,6 +197,11 @@ def _chunks(
         given = np.asarray(within)
         if given.shape != (total,):
             raise InputError(f"correlation_graph: 'within' must have one value per cell, {total}, got {given.shape}")
+        if missing := int(pd.isna(given).sum()):
+            raise InputError(
+                f"correlation_graph: 'within' has no value for {missing:,} of {total:,} cells; give them one (such as "
+                "'unknown') or leave these cells out"
+            )
     first, first_cell, before = done.source, done.cell, 0
     for number, source in enumerate(sources):
         gene_of_column = _places(source, genes)

@@ -33,7 +33,8 @@ def checked(function: _T) -> _T:
     """Decorate a function, or a class whose constructor is meant: its arguments are checked before it is called.
 
     Numbers, strings, literals, mappings, sequences and classes are told apart; members of sequences are not looked at,
-    and neither are ranges. A whole number of numpy is an int, any real number a float, and True is neither.
+    and neither are ranges. A whole number of numpy is an int, any real number a float, and True is neither; what
+    the function gets is Python's own.
 
     Raises
     ------
@@ -54,11 +55,14 @@ def checked(function: _T) -> _T:
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        for name, value in signature.bind(*args, **kwargs).arguments.items():
+        bound = signature.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
             kind = kinds().get(name, Any)
             if not _fits(value, kind):
-                raise InputError(f"{owner}: {name!r} must be {_words(kind)}, got {_shown(value)}")
-        return function(*args, **kwargs)
+                raise InputError(f"{owner}: {name!r} must be {_words(kind)}, got {_shown(value, kind)}")
+            if kind is not Any:
+                bound.arguments[name] = _plain(value)
+        return function(*bound.args, **bound.kwargs)
 
     return wrapper  # type: ignore[return-value]
 
@@ -125,7 +129,18 @@ def _words(kind: Any) -> str:
     return _WORDS.get(name, f"a {name}")
 
 
-def _shown(value: Any) -> str:
-    """A value where it is short, and otherwise its type."""
+def _plain(value: Any) -> Any:
+    """Numbers and strings of numpy as Python's, in a tuple too; operators take no others."""
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value)) if type(value) is tuple else value
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _shown(value: Any, kind: Any) -> str:
+    """A value where it is short, what is wrong in a mapping, and otherwise its type."""
+    for mapping in (kind, *get_args(kind)):  # of a union the mapping that it has
+        if isinstance(value, Mapping) and get_origin(mapping) in (Mapping, dict):
+            inside = get_args(mapping)[1]
+            return next(f"{_shown(one, inside)} for {key!r}" for key, one in value.items() if not _fits(one, inside))
     text = repr(value) if isinstance(value, (str, bytes, int, float, complex, type(None), np.generic)) else ""
     return text if text and len(text) <= 60 else type(value).__name__

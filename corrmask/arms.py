@@ -93,7 +93,7 @@ def make_masker(
     elif arm in WITH_FREQUENCY:
         cells = Cells(corpus, rows, max_len=max_len, seed=seed)
         sampling: dict[str, Any] = {"rate_ppm": round(rate * 10**6), "seed": seed, "max_group": max_group}
-        sampling["expand"] = threshold(expand, "expand")
+        sampling["expand"] = threshold(expand, "'expand'")
         power = 1.0 if frequency_power is None else frequency_power
         wanted = mask_frequency(groups, cells, sampling, progress, power=power)
         if arm == "weighted":

@@ -20,7 +20,7 @@ from corrmask.genes import Renaming, read_gene_map, rename
 from corrmask.model import attention_mask, choose_device, load_model
 from corrmask.progress import Progress, silent
 from corrmask.sources import Source, open_sources
-from corrmask.tokenization import encode_chunk
+from corrmask.tokenization import Encoder
 from corrmask.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -222,6 +222,7 @@ def _from_source(
 ) -> Iterator[_Tokens]:
     """The same from counts, chunk by chunk; the mean log1p count of each token is added up in `expression` [V]."""
     tokens = vocabulary.tokens_of(names)
+    encoder = Encoder(names, vocabulary, max_len=max_len, normalized=source.normalized)
     for chunk in source.chunks():
         counts = chunk.counts
         values = counts.data if source.normalized else log_normalize(counts, 1e4)
@@ -230,7 +231,7 @@ def _from_source(
             np.bincount(tokens[counts.indices][known], weights=values[known], minlength=len(expression))
             / source.n_cells
         )
-        input_ids, lengths = encode_chunk(counts, names, vocabulary, max_len=max_len, normalized=source.normalized)
+        input_ids, lengths = encoder.encode(counts, 0, counts.shape[0])
         order = torch.argsort(lengths, stable=True)
         for rows in order.split(batch_size):
             width = int(lengths[rows].max())

@@ -148,6 +148,8 @@ def correlation_graph(
         raise InputError(
             f"correlation_graph: {ranks.world} processes keep no 'checkpoint' to resume from; leave it out, or use one"
         )
+    if not 0 <= checkpoint_seconds < float("inf"):
+        raise InputError(f"correlation_graph: 'checkpoint_seconds' must be 0 or more, got {checkpoint_seconds}")
     if not 1e-6 <= target_sum <= 1e12:  # far beyond, products in float32 underflow and the bound does not hold
         raise InputError(f"correlation_graph: 'target_sum' must be from 1e-6 to 1e12, such as 1e4, got {target_sum}")
     sources = ranks.together(
@@ -236,9 +238,9 @@ def correlation_graph(
 
 def _gram_budget(memory: str | float | None, device: torch.device) -> int:
     """Bytes that the products may take, beside the cells at hand."""
-    budget = memory_budget(memory) - CHUNK_BYTES
+    budget = memory_budget(memory, "correlation_graph") - CHUNK_BYTES
     if budget <= 0 and memory is None:
-        free = memory_budget(None) / 1e9
+        free = memory_budget(None, "correlation_graph") / 1e9
         raise InputError(f"correlation_graph: {free:.1f} GB of memory can be used here, the cells take 1 GB; free some")
     if budget <= 0:
         raise InputError(f"correlation_graph: 'memory' must be more than 1GB, which the cells take, got {memory!r}")

@@ -25,16 +25,16 @@ NO_GROUP = -1
 SPECIAL = -2
 
 
-def threshold(probability: float, name: str = "probability") -> int:
+def threshold(probability: float, name: str = "'probability'") -> int:
     """A probability as a threshold of 2**32, by which the kernels decide in integers: round(probability * 2**32).
 
     Raises
     ------
     InputError
-        It is not in 0 .. 1; the message names it by `name`.
+        It is not in 0 .. 1; the message begins with `name`.
     """
     if not isinstance(probability, Real) or not 0 <= probability <= 1:
-        raise InputError(f"{name!r} must be in 0 .. 1, got {probability!r}")
+        raise InputError(f"{name} must be in 0 .. 1, got {probability!r}")
     return round(probability * 2**32)
 
 
@@ -169,7 +169,7 @@ class GroupTable:
         sampling = {
             "rate_ppm": round(rate * 10**6),
             "seed": seed,
-            "expand": threshold(expand, "expand"),
+            "expand": threshold(expand, "calibrate: 'expand'"),
             "max_group": max_group,
             "rotate": rotate,
         }

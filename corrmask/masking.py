@@ -104,8 +104,8 @@ class CorrMasker(nn.Module):
         self.special_token = int(never[0]) if len(never) else None  # one that is never masked
         self.rate_ppm = round(rate * 10**6)
         self.expand = expand
-        self.mask_threshold = threshold(mask_prob, "mask_prob")
-        self.random_threshold = threshold(random_prob, "random_prob")
+        self.mask_threshold = threshold(mask_prob, "CorrMasker: 'mask_prob'")
+        self.random_threshold = threshold(random_prob, "CorrMasker: 'random_prob'")
         self.unit: Literal["token", "group"] = unit
         self.max_group = max_group
         self.rotate = rotate
@@ -120,7 +120,7 @@ class CorrMasker(nn.Module):
 
     @expand.setter
     def expand(self, share: float) -> None:
-        self._expand = threshold(share, "expand")
+        self._expand = threshold(share, "CorrMasker: 'expand'")
 
     def forward(
         self, input_ids: Tensor, lengths: Tensor, cell_ids: Tensor, epoch: int | Tensor = 0

@@ -8,10 +8,11 @@ import re
 from corrmask.errors import InputError
 
 
-def memory_budget(memory: str | float | None) -> int:
+def memory_budget(memory: str | float | None, function: str) -> int:
     """Bytes of a budget such as "4GB", "500 MB" or a number of bytes.
 
-    None is four fifths of what is free, shared by the processes that `torchrun` started on this machine.
+    None is four fifths of what is free, shared by the processes that `torchrun` started on this machine. `function` is
+    what messages name.
 
     Raises
     ------
@@ -22,7 +23,7 @@ def memory_budget(memory: str | float | None) -> int:
         return int(0.8 * _available()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     found = re.fullmatch(r"(\d+(?:\.\d+)?(?:e[+]?\d+)?) *([kmgt]?)(i?)b?", str(memory).strip().lower())
     if found is None or float(found[1]) <= 0:
-        raise InputError(f"memory {memory!r} must be an amount such as '4GB' or a number of bytes")
+        raise InputError(f"{function}: 'memory' must be an amount such as '4GB' or a number of bytes, got {memory!r}")
     return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " "))
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from corrmask import ops
+from corrmask.arguments import checked
 from corrmask.corpus_writer import CorpusWriter, check_obs_names, copy_tokens, token_dtype
 from corrmask.errors import InputError
 from corrmask.files import check_output, explaining, finish
@@ -28,6 +29,7 @@ from corrmask.parts import Part, kept_part, part_folder
 from corrmask.progress import Progress, silent
 from corrmask.sources import Chunk, Source, check_resumable, open_sources
 from corrmask.sources.ahead import READERS
+from corrmask.sources.objects import ObjectReader
 from corrmask.staging import writable
 from corrmask.threads import torch_threads
 from corrmask.vocabulary import FILE_NAME, Vocabulary
@@ -75,20 +77,22 @@ class TokenizeReport:
         return asdict(self) | {"renaming": None if self.renaming is None else self.renaming._asdict()}
 
 
+@checked
 def encode_chunk(
-    counts: sp.csr_array,
+    counts: Any,
     genes: Sequence[str] | np.ndarray,
     vocabulary: Vocabulary,
     *,
     max_len: int,
     normalized: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Rank-encode cells with a vocabulary's medians.
+    """Rank-encode cells in memory with a vocabulary's medians.
 
     Parameters
     ----------
     counts
-        CSR [n, n_columns], raw counts (log1p-normalised values where `normalized`: then count is expm1 of them).
+        [n, n_columns], sparse or dense, of scipy, numpy, torch or cupy: raw counts (log1p-normalised values where
+        `normalized`: then count is expm1 of them).
     genes
         str [n_columns]: gene of each column; those without a token are left out.
     vocabulary
@@ -106,10 +110,16 @@ def encode_chunk(
     Raises
     ------
     InputError
-        The vocabulary has no medians, or none for a gene with a token.
+        The vocabulary has no medians, or none for a gene with a token; not one gene for each column; no raw counts.
     """
-    encoder = _Encoder(genes, vocabulary, max_len=max_len, normalized=normalized)
-    return encoder.encode(counts, 0, counts.shape[0])
+    source = Source(ObjectReader(counts, None, None, "encode_chunk: 'counts'"), normalized=normalized)
+    if len(genes) != len(source.genes):
+        raise InputError(f"encode_chunk: 'genes' must name the {len(source.genes):,} columns, got {len(genes):,}")
+    encoder = Encoder(genes, vocabulary, max_len=max_len, normalized=normalized)
+    none = sp.csr_array((0, len(genes)))
+    cells = [encoder.encode(counts, 0, counts.shape[0]) for counts in (none, *(c.counts for c in source.chunks()))]
+    input_ids, lengths = zip(*cells, strict=True)
+    return torch.cat(input_ids), torch.cat(lengths)
 
 
 class _EncodedCells(NamedTuple):
@@ -122,8 +132,8 @@ class _EncodedCells(NamedTuple):
     start: int  # row of the first cell in the source
 
 
-class _Encoder:
-    """Rank-encodes cells of some genes with a vocabulary's medians: see `encode_chunk`."""
+class Encoder:
+    """Rank-encodes cells of some genes, read and checked, with a vocabulary's medians: see `encode_chunk`."""
 
     def __init__(
         self, genes: Sequence[str] | np.ndarray, vocabulary: Vocabulary, *, max_len: int, normalized: bool
@@ -182,6 +192,7 @@ class _Encoder:
         return int((np.add.reduceat(with_token, long.indptr[:-1], dtype=np.int64) > self.max_len).sum())
 
 
+@checked
 def tokenize(
     data: Any,
     output: str | Path,
@@ -236,9 +247,9 @@ def tokenize(
     """
     started = time.perf_counter()
     check_output(output, overwrite=overwrite)
-    if max_len < 1:
-        raise InputError(f"tokenize: 'max_len' must be at least 1, got {max_len}")
-    memory_bytes = memory_budget(memory)
+    if not 1 <= max_len < 2**31:
+        raise InputError(f"tokenize: 'max_len' must be in 1 .. 2**31 - 1, got {max_len}")
+    memory_bytes = memory_budget(memory, "tokenize")
     check_obs_names(obs)
     sources = open_sources(data, matrix=matrix, gene_column=gene_column, normalized=normalized)
     for source in sources:
@@ -317,7 +328,7 @@ def _write(
             if number < state["source"]:
                 continue
             first_cell = state["cell"] if number == state["source"] else 0
-            encode = _Encoder(source.genes, vocabulary, max_len=max_len, normalized=normalized).encode_read
+            encode = Encoder(source.genes, vocabulary, max_len=max_len, normalized=normalized).encode_read
             for cells in source.chunks(
                 obs, first_cell=first_cell, max_nonzeros=CHUNK_NONZEROS, workers=_n_workers(), then=encode
             ):

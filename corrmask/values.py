@@ -320,7 +320,7 @@ def _holds(dtype: torch.dtype, value: float) -> bool:
 
 
 def _values_of(example: Mapping[str, Any], n: int, name: str) -> np.ndarray:
-    """Values of one example: float32 [n]."""
+    """Values of one example: float64 [n], within the range of float32."""
     if "expressions" not in example:
         raise InputError(f"{name}: an example has no 'expressions' (it has {', '.join(map(str, example))})")
     given = example["expressions"]
@@ -329,10 +329,10 @@ def _values_of(example: Mapping[str, Any], n: int, name: str) -> np.ndarray:
             array = (given.float() if given.is_floating_point() else given).numpy(force=True)
         else:
             array = np.asarray(on_host(given))
-        values = array.astype(np.float32)
+        values = array.astype(np.float64)
     except (TypeError, ValueError):
-        values = np.empty((0, 0), dtype=np.float32)
-    if values.shape != (n,) or not np.isfinite(values).all():
+        values = np.empty((0, 0))
+    if values.shape != (n,) or not (np.abs(values) <= np.finfo(np.float32).max).all():
         raise InputError(f"{name}: 'expressions' of an example must be {n} finite numbers, one for each of its 'genes'")
     return values
 

@@ -68,6 +68,13 @@ class Vocabulary:
                 other = self.genes[token - lo] if lo <= token < hi else taken[token]
                 raise InputError(f"vocabulary: {name!r} and {str(other)!r} share token {token}; each needs its own")
             taken[token] = name
+        if self.medians is not None:
+            try:
+                object.__setattr__(self, "medians", np.asarray(self.medians, dtype=np.float64))
+            except (TypeError, ValueError):
+                raise InputError(
+                    "vocabulary: 'medians' must be numbers, one per gene, NaN where there is none"
+                ) from None
         if self.medians is not None and self.medians.shape != self.genes.shape:
             raise InputError(
                 f"vocabulary: 'medians' must be [{len(self.genes)}], one per gene, got {list(self.medians.shape)}"

@@ -36,6 +36,12 @@ inline void check_scalar(const Tensor& tensor, const char* op, const char* name)
   check(tensor.numel() == 1 && tensor.scalar_type() == ScalarType::Long, op, "'", name, "' must hold one int64 value");
 }
 
+// The seed and the epoch of a draw where they lie on the host.
+inline void check_draws(int64_t seed, int64_t epoch, const char* op) {
+  check(seed >= 0, op, "'seed' must be in 0 .. 2**63 - 1, got ", seed);
+  check(epoch >= 0 && epoch < int64_t{1} << 28, op, "'epoch' must be in 0 .. 2**28 - 1, got ", epoch);
+}
+
 // What can be seen of cells x genes in compressed rows without reading them.
 inline void check_csr_shapes(const char* op, const Tensor& indptr, const Tensor& indices, const Tensor& values,
                              const char* values_name) {

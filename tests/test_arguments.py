@@ -52,8 +52,12 @@ def test_what_serves_is_taken() -> None:
         {"rows": torch.zeros(3)},
     ):
         taken = takes(**given)
-        assert all(taken[name] is value for name, value in given.items())
+        assert all(taken[name] is value or isinstance(value, np.generic) for name, value in given.items())
     assert takes(7, 0.5)["number"] == 7
+    plain = takes(np.int16(3), np.float32(0.5), np.str_("a"), on=np.bool_(True), pair=(np.int64(1), 2))
+    assert [type(plain[name]) for name in ("number", "share", "name", "on")] == [int, float, str, bool]
+    assert [type(one) for one in plain["pair"]] == [int, int]
+    assert plain["pair"] == (1, 2)
     assert inspect.signature(takes).parameters["number"].default == 1
 
 
@@ -71,7 +75,7 @@ def test_what_serves_is_taken() -> None:
         ("on", 1, "'on' must be True or False, got 1"),
         ("rows", "abc", "'rows' must be an array or None, got 'abc'"),
         ("rows", np.array(1), "'rows' must be an array or None, got ndarray"),
-        ("groups", {"a": "CD3D"}, "'groups' must be a mapping to sequences or None, got dict"),
+        ("groups", {"a": "CD3D"}, "'groups' must be a mapping to sequences or None, got 'CD3D' for 'a'"),
         ("pair", (1, 2, 3), "'pair' must be 2 values, got tuple"),
         ("call", 1, "'call' must be a function or None, got 1"),
         ("late", 1.5, "'late' must be a Fraction or None, got 1.5"),

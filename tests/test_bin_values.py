@@ -135,6 +135,8 @@ def test_opcheck() -> None:
         ("n_bins", 51.0, TypeError),
         ("seed", -1, ValueError),
         ("epoch", 2**28, ValueError),
+        ("epoch", torch.tensor(2**28), ValueError),
+        ("seed", torch.tensor(-1), ValueError),
     ],
 )
 def test_bad_input(name: str, value: Any, kind: type[Exception]) -> None:

@@ -146,6 +146,9 @@ def test_batches_are_padded_to_their_longest(tmp_path: Path) -> None:
     assert packed.input_ids.tolist() == [3, 1, 5]
     assert packed.cu_seqlens.tolist() == [0, 2, 2, 3]
     assert (packed.lengths.tolist(), packed.cell_ids.tolist()) == ([2, 0, 1], [1, 0, 2])
+    for rows in ([0.5], [True, False]):
+        with pytest.raises(InputError, match=r"rows must be whole numbers, got (float64|bool)"):
+            corpus.batch(np.array(rows), 2)
     for row in (3, -1):
         with pytest.raises(InputError, match=rf"0 \.\. 2, got {row}"):
             corpus.batch(np.array([0, row]), 2)

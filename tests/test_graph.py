@@ -433,7 +433,8 @@ def test_hubs() -> None:
         ({"target_sum": 0}, "'target_sum'"),
         ({"min_cells": -1}, "'min_cells'"),
         ({"memory": "1GB"}, "'memory' must be more than 1GB"),
-        ({"memory": "some"}, "memory 'some' must be an amount"),
+        ({"memory": "some"}, "correlation_graph: 'memory' must be an amount .*, got 'some'"),
+        ({"checkpoint_seconds": -1}, "'checkpoint_seconds' must be 0 or more, got -1"),
         ({"target_sum": float("nan")}, "'target_sum'"),
         ({"target_sum": float("inf")}, "'target_sum'"),
         ({"target_sum": 1e-100}, "'target_sum' must be from 1e-6 to 1e12.*1e-100"),
@@ -441,6 +442,7 @@ def test_hubs() -> None:
         ({"device": "meta"}, "'meta'"),
         ({"within": "donor"}, "donor"),
         ({"within": ["a", "b"]}, "'within'.*120"),
+        ({"within": [None, np.nan, *["a"] * 118]}, "'within' has no value for 2 of 120 cells"),
         ({"matrix": "layers/none"}, "none"),
     ],
 )
@@ -475,10 +477,21 @@ def test_room_behind_the_values_is_no_fault() -> None:
     np.testing.assert_array_equal(correlation_graph(roomy).weights, correlation_graph(cells).weights)
 
 
-def test_means_that_are_nothing_in_float32() -> None:
-    y = np.random.default_rng(0).poisson(1.0, (5000, 200)) * 1e-50
-    graph = correlation_graph(sp.csr_matrix(y), normalized=True, min_corr=0, min_cells=0)
-    assert np.isfinite(graph.weights).all()
+def test_values_that_float32_cannot_multiply() -> None:
+    """Their genes have no edges; those of genes that it can are right."""
+    counts = np.random.default_rng(0).poisson(1.0, (5000, 60))
+    options: dict[str, Any] = {"normalized": True, "min_corr": 0, "min_cells": 0}
+    for size in (1e-50, 1e-30, 1e-19):
+        assert correlation_graph(sp.csr_matrix(counts * size), **options).n_edges == 0
+    expected = np.corrcoef(counts.T)
+    for sizes in (1e-12, np.r_[np.full(30, 1e-12), np.ones(30)]):
+        graph = correlation_graph(sp.csr_matrix(counts * sizes), **options)
+        rows = np.repeat(np.arange(60), np.diff(graph.indptr))
+        assert graph.n_edges == 60 * 16
+        np.testing.assert_allclose(graph.weights, expected[rows, graph.indices], atol=1e-5)
+    both = correlation_graph(sp.csr_matrix(counts * np.r_[np.full(30, 1e-40), np.ones(30)]), **options)
+    assert both.indptr[30] == 0
+    assert both.n_edges == 30 * 16
 
 
 def test_no_gene_in_common() -> None:

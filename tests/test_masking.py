@@ -128,11 +128,24 @@ def test_expand_follows_a_schedule() -> None:
     assert abs(masker.expand - 0.3) <= 2**-33
 
 
+def test_numbers_of_numpy() -> None:
+    case = large_case()
+    groups, batch = GroupTable(*case.tensors()[3:]), case.tensors()[:3]
+    plain = CorrMasker(groups, seed=3, max_group=2, rotate=True, mask_token_id=2, gene_token_range=(4, 80))
+    options = {"seed": np.int64(3), "max_group": np.int32(2), "rotate": np.bool_(True), "mask_token_id": np.uint16(2)}
+    masker = CorrMasker(groups, **options, gene_token_range=(np.int64(4), np.int64(80)))
+    for got, expected in zip(masker(*batch, epoch=np.int64(5)), plain(*batch, epoch=5), strict=True):
+        assert torch.equal(got, expected)
+    options = {**case.tensor_options, "rate_ppm": np.int64(150_000), "seed": np.int64(3)}
+    expected = ops.sample_groups(*case.tensors(), **{**options, "rate_ppm": 150_000, "seed": 3})
+    assert torch.equal(ops.sample_groups(*case.tensors(), **options), expected)
+
+
 def test_thresholds() -> None:
     assert [threshold(p) for p in (0, 0.5, 1)] == [0, 2**31, ALWAYS]
     for p in (-0.1, 1.1, float("nan")):
-        with pytest.raises(InputError, match=r"'mask_prob' must be in 0 .. 1"):
-            threshold(p, "mask_prob")
+        with pytest.raises(InputError, match=r"CorrMasker: 'mask_prob' must be in 0 .. 1"):
+            threshold(p, "CorrMasker: 'mask_prob'")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +154,7 @@ def test_thresholds() -> None:
         ({"rate": 0}, "'rate'"),
         ({"rate": 1.1}, "'rate'"),
         ({"rate": float("nan")}, "'rate'"),
-        ({"expand": 1.5}, "'expand'"),
+        ({"expand": 1.5}, "CorrMasker: 'expand'"),
         ({"expand": -0.5}, "'expand'"),
         ({"mask_prob": 0.8, "random_prob": 0.3}, "mask_prob"),
         ({"mask_prob": 1.5, "random_prob": -0.5}, "mask_prob"),

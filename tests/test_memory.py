@@ -22,14 +22,16 @@ from corrmask.memory import memory_budget
     ],
 )
 def test_amounts(text: str | float, expected: int) -> None:
-    assert memory_budget(text) == expected
+    assert memory_budget(text, "tokenize") == expected
 
 
 def test_none_is_most_of_what_is_free() -> None:
-    assert 10**8 < memory_budget(None) < 2**63
+    assert 10**8 < memory_budget(None, "tokenize") < 2**63
 
 
 @pytest.mark.parametrize("text", ["", "GB", "4 potatoes", "-1GB", "0", -1, "nan", "1e", "4GBB"])
 def test_what_is_no_amount(text: str | float) -> None:
-    with pytest.raises(InputError, match="must be an amount such as '4GB'"):
-        memory_budget(text)
+    with pytest.raises(
+        InputError, match="tokenize: 'memory' must be an amount such as '4GB' or a number of bytes, got"
+    ):
+        memory_budget(text, "tokenize")

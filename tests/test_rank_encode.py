@@ -229,6 +229,8 @@ GOOD: dict[str, Any] = {
         ("gene_tokens", torch.tensor([4, 5]), ValueError),
         ("gene_tokens", torch.tensor([4, 5, 6.0]), ValueError),
         ("gene_tokens", torch.tensor([4, 5, 2**32 + 6]), ValueError),
+        ("gene_tokens", torch.tensor([4, 5, -(2**40)]), ValueError),
+        ("medians", torch.tensor([1, np.inf, 1], dtype=torch.float64), ValueError),
         ("gene_tokens", None, TypeError),
         ("max_len", 0, ValueError),
         ("max_len", 2.0, TypeError),

@@ -368,6 +368,12 @@ def test_the_good_arguments_are_good() -> None:
         ("epoch", 2**28, ValueError),
         ("epoch", -1, ValueError),
         ("epoch", "0", TypeError),
+        ("epoch", torch.tensor(2**28), ValueError),
+        ("epoch", torch.tensor(-1), ValueError),
+        ("seed", torch.tensor(-1), ValueError),
+        ("input_ids", torch.tensor([[4, 5, 6], [5, 0, 0]]).to_sparse(), ValueError),
+        ("rotate", "yes", TypeError),
+        ("rotate", None, TypeError),
         ("expand", ALWAYS + 1, ValueError),
         ("expand", -1, ValueError),
         ("expand", 1.0, TypeError),
@@ -389,6 +395,24 @@ def test_the_message_says_what_was_given() -> None:
     with pytest.raises(ValueError) as caught:
         sample_groups(**{**GOOD, "lengths": wrong})
     assert str(caught.value) == "corrmask.sample_groups: 'lengths' must be int64 of shape [B], got int32 [4, 2]"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("input_ids", torch.tensor([[4, 5, 6], [9, 0, 0]]), r"'input_ids' must be in 0 \.\. 6 .*, got 9 in row 1"),
+        (
+            "token_group",
+            torch.tensor([-2, -2, -2, -2, 0, 3, 0]).int(),
+            r"'token_group' .* below 1 .*, got 3 for token 5",
+        ),
+        ("group_indptr", torch.tensor([0, 3]), r"'group_indptr' .* 0 \.\. 2 .*, got 0 \.\. 3 for group 0"),
+        ("group_tokens", torch.tensor([4, 8]).int(), r"'group_tokens' must be in 0 \.\. 6 .*, got 8 in group 0"),
+    ],
+)
+def test_what_only_the_kernel_sees_is_named(name: str, value: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sample_groups(**{**GOOD, "rate_ppm": 10**6, name: value})
 
 
 def test_another_device_is_named() -> None:

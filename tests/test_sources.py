@@ -342,15 +342,26 @@ def test_bare_matrices() -> None:
         assert source.genes.tolist() == [str(i) for i in range(N_GENES)]
         assert source.obs_columns == []
         assert [n for chunk in source.chunks(max_cells=9) for n in chunk.obs.index] == [str(i) for i in range(N_CELLS)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        half = torch.sparse_csr_tensor(crow, col, data.bfloat16(), size=counts.shape)
+    np.testing.assert_array_equal(dense(open_sources(half)[0]), half.to_dense().float().numpy())
+    with pytest.raises(InputError, match="the path of the cells is empty"):
+        open_sources("")
+    for place in (-1, N_GENES):
+        wrong = counts.copy()
+        wrong.indices[3] = place
+        with pytest.raises(InputError, match=f"column {place} in a matrix of {N_GENES} genes"):
+            dense(open_sources(wrong)[0])
     with pytest.raises(InputError, match="to_sparse_csr"):
         open_sources(torch.from_numpy(counts.toarray()).to_sparse_coo())
     with pytest.raises(InputError, match="cannot read cells from dict; give an AnnData"):
         open_sources({})
     with pytest.raises(InputError, match="must be cells x genes"):
         open_sources(np.ones(3))
-    with pytest.raises(InputError, match="a bare matrix has no matrix; leave it out"):
+    with pytest.raises(InputError, match="a bare matrix takes no 'matrix'; leave it out"):
         open_sources(counts, matrix="raw")
-    with pytest.raises(InputError, match="a bare matrix has no gene_column"):
+    with pytest.raises(InputError, match="a bare matrix takes no 'gene_column'"):
         open_sources(counts, gene_column="id")
 
 
@@ -377,7 +388,7 @@ def test_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         open_sources(str(tmp_path / "*.zarr"))
     with pytest.raises(InputError, match="no cells given"):
         open_sources([])
-    with pytest.raises(InputError, match=r"csr_matrix \(number 2\): a bare matrix has no gene_column"):
+    with pytest.raises(InputError, match=r"csr_matrix \(number 2\): a bare matrix takes no 'gene_column'"):
         open_sources([cells, make_counts()], gene_column="id")
 
 
@@ -554,7 +565,7 @@ def test_files_cut_short_or_of_another_kind(tmp_path: Path, suffix: str) -> None
     whole = path.read_bytes()
     for size in (0, 100, len(whole) // 2, len(whole) - 10):
         path.write_bytes(whole[:size])
-        with pytest.raises(InputError, match=r"damaged or incomplete \(.*\); download or write it again") as caught:
+        with pytest.raises(InputError, match=r"damaged or incomplete \(.*\); make or download it again") as caught:
             open_sources(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)

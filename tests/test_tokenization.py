@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import reference
 import scipy.sparse as sp
+import torch
 from test_medians import expected_medians
 
 from corrmask.corpus import Corpus
@@ -179,6 +180,10 @@ def no_median(value: float) -> dict[str, Any]:
     ("options", "words"),
     [
         ({"max_len": 0}, "'max_len'"),
+        ({"max_len": 2**40}, r"tokenize: 'max_len' must be in 1 \.\. 2\*\*31 - 1"),
+        ({"max_len": 1.5}, "tokenize: 'max_len' must be a whole number"),
+        ({"vocabulary": 5}, "tokenize: 'vocabulary' must be a Vocabulary or None, got 5"),
+        ({"memory": "some"}, "tokenize: 'memory'"),
         ({"obs": ["donor"]}, "no column 'donor'.*type"),
         ({"obs": ["length"]}, "'length'"),
         ({"vocabulary": Vocabulary(np.array(["x", "y"]), medians=np.ones(2))}, "no gene in common"),
@@ -215,6 +220,27 @@ def test_cells_without_any_counts(tmp_path: Path) -> None:
     report = tokenize(make_cells(np.zeros((3, 2), dtype=np.float32)), tmp_path / "corpus", vocabulary=vocabulary)
     assert (report.n_cells, report.n_empty_cells, report.n_tokens) == (3, 3, 0)
     assert tokens_in(tmp_path / "corpus") == [[], [], []]
+
+
+def test_any_matrix_is_encoded_alike() -> None:
+    counts, genes = make_counts(), [f"G{i}" for i in range(12)]
+    vocabulary = Vocabulary(np.array(genes), medians=np.linspace(1, 3, 12))
+    expected = encode_chunk(sp.csr_array(counts), genes, vocabulary, max_len=5)
+    for given in (sp.csc_matrix(counts), sp.coo_array(counts), counts, counts.astype(np.uint16), torch.tensor(counts)):
+        assert all(map(torch.equal, encode_chunk(given, genes, vocabulary, max_len=5), expected))
+    input_ids, lengths = encode_chunk(counts[:0], genes, vocabulary, max_len=5)
+    assert (input_ids.shape, lengths.shape) == ((0, 5), (0,))
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.5, "normalised"), (-1, "negative"), (np.nan, "finite")])
+def test_what_is_encoded_is_checked(value: float, words: str) -> None:
+    counts, genes = make_counts(), [f"G{i}" for i in range(12)]
+    vocabulary = Vocabulary(np.array(genes), medians=np.ones(12))
+    with pytest.raises(InputError, match="encode_chunk: 'genes' must name the 12 columns, got 11"):
+        encode_chunk(sp.csr_array(counts), genes[1:], vocabulary, max_len=5)
+    counts[7, 2] = value
+    with pytest.raises(InputError, match=f"encode_chunk: 'counts': cell 7 .*{words}"):
+        encode_chunk(sp.csr_array(counts), genes, vocabulary, max_len=5)
 
 
 def test_encoding_needs_medians() -> None:

@@ -242,6 +242,14 @@ def test_examples_that_are_refused(example: dict[str, Any], words: str) -> None:
         CorrMaskValueCollator(GROUPS)([])
 
 
+def test_counts_that_float32_cannot_tell_apart() -> None:
+    example = {"id": 0, "genes": [2, 4, 5], "expressions": np.array([0, 2**24, 2**24 + 1])}
+    collator = CorrMaskValueCollator(GROUPS, n_bins=3, mlm_probability=1e-6)
+    assert collator([example])["expr"].tolist() == [[0, 1, 2]]
+    with pytest.raises(InputError, match="must be 1 finite numbers"):
+        collator([{"genes": [5], "expressions": [1e39]}])
+
+
 def test_shapes_and_specials_that_are_refused() -> None:
     masker = CorrMasker(GroupTable(torch.zeros(3, dtype=torch.int32), torch.tensor([0, 0]), torch.zeros(0).int()))
     ids, one = torch.zeros(1, 2, dtype=torch.int64), torch.tensor([2])

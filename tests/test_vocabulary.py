@@ -79,6 +79,9 @@ def test_genes_that_stand_twice_and_medians_that_do_not_fit() -> None:
         Vocabulary(np.array(["A", "B"]), medians=np.ones(3))
     with pytest.raises(InputError, match=r"B.*infinite"):
         Vocabulary(np.array(["A", "B"]), medians=np.array([1, np.inf]))
+    with pytest.raises(InputError, match="'medians' must be numbers"):
+        Vocabulary(np.array(["A", "B"]), medians=["1", "many"])
+    assert Vocabulary(np.array(["A", "B"]), medians=[1, 2]).medians.tolist() == [1.0, 2.0]
 
 
 def test_saved_and_loaded(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,15 +18,23 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def describe(value: Any) -> str:
-    """`int32 [4, 2]` for a tensor, else its type."""
-    return f"{_name(value.dtype)} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    """`int32 [4, 2]` for a tensor, with its layout where it is sparse; else its type."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    layout = "" if value.layout == torch.strided else f" of layout {value.layout}"
+    return f"{_name(value.dtype)} {list(value.shape)}{layout}"
 
 
 def check_tensor(
     op: str, name: str, value: Any, dtypes: tuple[torch.dtype, ...], shape: tuple[int | None, ...], shape_text: str
 ) -> None:
     """Check dtype and shape; None in `shape` stands for any size."""
-    if isinstance(value, Tensor) and value.dtype in dtypes and value.dim() == len(shape):
+    if (
+        isinstance(value, Tensor)
+        and value.dtype in dtypes
+        and value.dim() == len(shape)
+        and value.layout == torch.strided
+    ):
         found = value.shape
         for i, n in enumerate(shape):
             if n is not None and n != found[i]:
@@ -57,18 +66,27 @@ def check_devices(op: str, first: Tensor, **others: Tensor | None) -> None:
             )
 
 
-def check_integer(op: str, name: str, value: int, low: int, high: int) -> None:
-    """Check that an integer is in low .. high, both included."""
+def check_integer(op: str, name: str, value: int, low: int, high: int) -> int:
+    """Check that an integer is in low .. high, both included, and return it; one of numpy as Python's."""
+    value = int(value) if isinstance(value, np.integer) else value
     if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
         raise TypeError(f"corrmask.{op}: {name!r} must be an int in {low} .. {high}, got {value!r}")
     if not low <= value <= high:
         raise ValueError(f"corrmask.{op}: {name!r} must be in {low} .. {high}, got {value}")
+    return value
+
+
+def check_bool(op: str, name: str, value: Any) -> bool:
+    """Check that a value is True or False, and return it; one of numpy as Python's."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"corrmask.{op}: {name!r} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def scalar_tensor(op: str, name: str, value: int | Tensor, high: int, batch: Tensor) -> Tensor:
     """An int or an int64 tensor of one element as the tensor that the kernels read: on the CPU or where the batch is.
 
-    An int is checked; a tensor's value is not looked at, since that would wait for its device.
+    An int is checked; a tensor's value by the CPU kernels alone, since to look at it would wait for its device.
     """
     if isinstance(value, Tensor):
         if value.dtype != torch.int64 or value.numel() != 1:
@@ -78,5 +96,5 @@ def scalar_tensor(op: str, name: str, value: int | Tensor, high: int, batch: Ten
         if value.device.type != "cpu":  # a kernel for its device would be chosen, or read what is not its own
             check_devices(op, batch, **{name: value})
         return value
-    check_integer(op, name, value, 0, high)
+    value = check_integer(op, name, value, 0, high)
     return torch.scalar_tensor(value, dtype=torch.int64)  # in a third of the time of torch.tensor

@@ -59,7 +59,7 @@ def bin_values(
     op = "bin_values"
     check_csr(op, indptr, indices, values, "values")
     check_tensor(op, "cell_ids", cell_ids, (torch.int64,), (indptr.shape[0] - 1,), "[N]")
-    check_integer(op, "n_bins", n_bins, 2, 2**20)
+    n_bins = check_integer(op, "n_bins", n_bins, 2, 2**20)
     check_devices(op, values, indptr=indptr, indices=indices, cell_ids=cell_ids)
     require_device(op, values)
     tensors = (tensor.contiguous() for tensor in (indptr, indices, values, cell_ids))

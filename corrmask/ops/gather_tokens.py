@@ -160,9 +160,9 @@ def gather_options(
     require_device(op, rows)
     if dtype not in (torch.int32, torch.int64):
         raise ValueError(f"corrmask.{op}: 'dtype' must be torch.int32 or torch.int64, got {dtype}")
-    check_integer(op, "vocabulary", vocabulary, 1, 2**31 - 1)
-    check_integer(op, "max_len", max_len, 1, 2**31 - 1)
-    check_integer(op, "pad_id", pad_id, -(2**31), 2**31 - 1)
+    vocabulary = check_integer(op, "vocabulary", vocabulary, 1, 2**31 - 1)
+    max_len = check_integer(op, "max_len", max_len, 1, 2**31 - 1)
+    pad_id = check_integer(op, "pad_id", pad_id, -(2**31), 2**31 - 1)
     return {
         "token_bits": chunks.token_bits,
         "offset_bits": chunks.offset_bits,

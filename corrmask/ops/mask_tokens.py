@@ -86,12 +86,12 @@ def mask_tokens(
     if not isinstance(gene_token_range, (tuple, list)) or len(gene_token_range) != 2:
         raise TypeError(f"corrmask.{op}: 'gene_token_range' must be two ints (lo, hi), got {gene_token_range!r}")
     gene_lo, gene_hi = gene_token_range
-    check_integer(op, "mask_token_id", mask_token_id, 0, largest)
-    check_integer(op, "gene_token_range[1]", gene_hi, 1, largest + 1)
-    check_integer(op, "gene_token_range[0]", gene_lo, 0, gene_hi - 1)
-    check_integer(op, "mask_threshold", mask_threshold, 0, ALWAYS)
+    mask_token_id = check_integer(op, "mask_token_id", mask_token_id, 0, largest)
+    gene_hi = check_integer(op, "gene_token_range[1]", gene_hi, 1, largest + 1)
+    gene_lo = check_integer(op, "gene_token_range[0]", gene_lo, 0, gene_hi - 1)
+    mask_threshold = check_integer(op, "mask_threshold", mask_threshold, 0, ALWAYS)
     # Two rounded thresholds may sum to 2**32 + 1, which is as good as always.
-    check_integer(op, "random_threshold", random_threshold, 0, ALWAYS - mask_threshold + 1)
+    random_threshold = check_integer(op, "random_threshold", random_threshold, 0, ALWAYS - mask_threshold + 1)
     if unit not in ("token", "group"):
         raise ValueError(f"corrmask.{op}: 'unit' must be 'token' or 'group', got {unit!r}")
     return call(

@@ -31,9 +31,9 @@ def rank_encode(
     indices
         int32 or int64 [nnz]: gene columns, in any order within a cell, none twice.
     counts
-        float32, float64, int32 or int64 [nnz]: raw counts.
+        float32, float64, int32 or int64 [nnz]: raw counts; what is not above 0, NaN too, is left out.
     medians
-        float64 [G]: each gene's median over the corpus; positive for every gene with a token.
+        float64 [G]: each gene's median over the corpus; positive and finite for every gene with a token.
     gene_tokens
         int32 or int64 [G]: each gene's token; -1 where it has none.
     max_len
@@ -51,7 +51,8 @@ def rank_encode(
     Raises
     ------
     TypeError, ValueError
-        An argument has the wrong type, dtype, shape or range; a gene with a token and a median that is NaN or <= 0.
+        An argument has the wrong type, dtype, shape or range; a gene with a token has a median that is NaN, infinite or
+        <= 0.
 
     References
     ----------
@@ -61,15 +62,20 @@ def rank_encode(
     check_csr(op, indptr, indices, counts, "counts")
     check_tensor(op, "medians", medians, (torch.float64,), (None,), "[G]")
     check_tensor(op, "gene_tokens", gene_tokens, INDEX_DTYPES, (medians.shape[0],), "[G], as 'medians'")
-    check_integer(op, "max_len", max_len, 1, 2**31 - 1)
-    check_integer(op, "pad_id", pad_id, -(2**31), 2**31 - 1)
+    max_len = check_integer(op, "max_len", max_len, 1, 2**31 - 1)
+    pad_id = check_integer(op, "pad_id", pad_id, -(2**31), 2**31 - 1)
     check_devices(op, counts, indptr=indptr, indices=indices, medians=medians, gene_tokens=gene_tokens)
     require_device(op, counts)
     # Elsewhere than on the CPU a look at the values would wait for the device.
-    if gene_tokens.dtype == torch.int64 and gene_tokens.is_cpu and not torch.compiler.is_compiling():
-        largest = int(gene_tokens.max()) if len(gene_tokens) else -1
-        if largest >= 2**31:
-            raise ValueError(f"corrmask.{op}: 'gene_tokens' must be below 2**31, got {largest}")
+    if (
+        gene_tokens.dtype == torch.int64
+        and gene_tokens.is_cpu
+        and not torch.compiler.is_compiling()
+        and len(gene_tokens)
+    ):
+        for token in map(int, torch.aminmax(gene_tokens)):
+            if not -1 <= token < 2**31:
+                raise ValueError(f"corrmask.{op}: 'gene_tokens' must be in -1 .. 2**31 - 1, got {token}")
     tensors = [indptr, indices, counts, medians, gene_tokens.to(torch.int32)]
     return call(
         torch.ops.corrmask.rank_encode, *(tensor.contiguous() for tensor in tensors), max_len=max_len, pad_id=pad_id

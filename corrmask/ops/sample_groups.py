@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from corrmask._library import call, require_device
-from corrmask.ops._checks import TOKEN_DTYPES, check_devices, check_integer, check_tensor, scalar_tensor
+from corrmask.ops._checks import (
+    TOKEN_DTYPES,
+    check_bool,
+    check_devices,
+    check_integer,
+    check_tensor,
+    scalar_tensor,
+)
 
 ALWAYS = 2**32  # the threshold of an event that always happens
 UNLIMITED = 2**31 - 1
@@ -109,10 +116,10 @@ def sampling_arguments(
     for name, thresholds in (("accept", accept), ("take", take)):
         if thresholds is not None:
             check_tensor(op, name, thresholds, (torch.int64,), (token_group.shape[0],), "[V]")
-    check_integer(op, "rate_ppm", rate_ppm, 1, 10**6)
-    check_integer(op, "expand", expand, 0, ALWAYS)
+    rate_ppm = check_integer(op, "rate_ppm", rate_ppm, 1, 10**6)
+    expand = check_integer(op, "expand", expand, 0, ALWAYS)
     max_group = UNLIMITED if max_group is None else max_group
-    check_integer(op, "max_group", max_group, 0, UNLIMITED)
+    max_group = check_integer(op, "max_group", max_group, 0, UNLIMITED)
     check_devices(
         op,
         input_ids,
@@ -134,7 +141,7 @@ def sampling_arguments(
         "accept": None if accept is None else accept.contiguous(),
         "take": None if take is None else take.contiguous(),
         "max_group": max_group,
-        "rotate": bool(rotate),
+        "rotate": check_bool(op, "rotate", rotate),
     }
     return [tensor.contiguous() for tensor in tensors], options
 

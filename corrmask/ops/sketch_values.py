@@ -64,7 +64,7 @@ def sketch_values(
     check_csr(op, indptr, indices, counts, "counts")
     check_tensor(op, "totals", totals, (torch.float64,), (indptr.shape[0] - 1,), "[N]")
     check_tensor(op, "genes", genes, (torch.int32,), (None,), "[n_columns]")
-    check_integer(op, "first_bucket", first_bucket, 0, _BUCKETS)
+    first_bucket = check_integer(op, "first_bucket", first_bucket, 0, _BUCKETS)
     updated = {"low": low, "carries": carries}
     for name, tensor in updated.items():
         if not tensor.is_contiguous():

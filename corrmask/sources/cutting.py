@@ -63,12 +63,18 @@ def make_csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n_genes:
     """A csr_array [len(indptr) - 1, n_genes] from parts of a file, after a check that they fit together."""
     if len(data) != len(indices) or indptr[-1] != len(data):
         raise damaged(name, f"{len(data)} values but {len(indices)} indices")
-    if len(indices) and (indices.min() < 0 or indices.max() >= n_genes):
-        raise damaged(name, f"column {int(indices.max())} in a matrix of {n_genes} genes")
+    check_within(indices, n_genes, name, "column", "genes")
     # of one width, or scipy widens and copies the narrower one
     width = np.int32 if max(n_genes, len(data)) <= np.iinfo(np.int32).max else np.int64
     indices, indptr = indices.astype(width, copy=False), indptr.astype(width, copy=False)
     return sparse.csr_array((as_float(data, name), indices, indptr), shape=(len(indptr) - 1, n_genes))
+
+
+def check_within(places: np.ndarray, size: int, name: str, what: str, of: str) -> None:
+    """Raise, naming it, where a stored row or column is not in 0 .. size - 1."""
+    if len(places) and (places.min() < 0 or places.max() >= size):
+        outside = places[(places < 0) | (places >= size)][0]
+        raise damaged(name, f"{what} {int(outside)} in a matrix of {size} {of}")
 
 
 def check_indptr(indptr: np.ndarray, length: int, n_values: int, name: str) -> np.ndarray:
@@ -144,8 +150,7 @@ def nonzeros_per_cell(entries: Iterable[Entries], n_cells: int, name: str) -> np
     """Count the stored values of each cell in one pass: int64 [n_cells]."""
     stored = np.zeros(n_cells, dtype=np.int64)
     for rows, _, _ in entries:
-        if len(rows) and (rows.min() < 0 or rows.max() >= n_cells):
-            raise damaged(name, f"row {int(rows.max())} in a matrix of {n_cells} cells")
+        check_within(rows, n_cells, name, "row", "cells")
         stored += np.bincount(rows, minlength=n_cells)
     return stored
 
@@ -192,8 +197,7 @@ def from_entries(parts: list[Entries], n_cells: int, n_genes: int, name: str) ->
     """A csr_array [n_cells, n_genes] from entries in any order; entries that stand twice are kept as they are."""
     empty = np.empty(0, dtype=np.int32)
     rows, columns, values = (np.concatenate(part) for part in zip(*(parts or [(empty, empty, empty)])))
-    if len(rows) and (rows.min() < 0 or rows.max() >= n_cells or columns.min() < 0 or columns.max() >= n_genes):
-        raise damaged(name, f"an entry lies outside the matrix of {n_cells} cells and {n_genes} genes")
+    check_within(rows, n_cells, name, "row", "cells")
     order = np.argsort(rows, kind="stable")
     indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n_cells))])
     return make_csr(values[order], columns[order], indptr, n_genes, name)

@@ -58,8 +58,8 @@ class DeviceRows:
         fine = (values <= LARGEST_LOG1P if normalized else values == values.round()) & (values >= 0)
         if not bool((fine & values.isfinite()).all()):
             check_counts(self._fetched(), name=name, start=start, normalized=normalized)
-        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < self.shape[1]:
-            raise damaged(name, f"column {int(indices.max())} in a matrix of {self.shape[1]} genes")
+        if outside := indices[(indices < 0) | (indices >= self.shape[1])][:1].tolist():
+            raise damaged(name, f"column {outside[0]} in a matrix of {self.shape[1]} genes")
         keys = self._cells() * self.shape[1] + indices
         if not bool((keys.diff() > 0).all()):  # not in order, which is no fault
             keys = keys.sort().values

@@ -12,8 +12,8 @@ _OF_LIBRARIES: tuple[type[Exception], ...] = (OSError, EOFError, RuntimeError, z
 
 
 def damaged(name: str, found: object) -> InputError:
-    """The error for a file that opens but does not hold what it should."""
-    return InputError(f"{name}: damaged or incomplete ({' '.join(str(found).split())}); download or write it again")
+    """The error for a file, or a matrix in memory, that does not hold what it should."""
+    return InputError(f"{name}: damaged or incomplete ({' '.join(str(found).split())}); make or download it again")
 
 
 @contextmanager

@@ -66,8 +66,10 @@ def host_matrix(matrix: Any, name: str) -> Any:
         if matrix.layout == torch.strided:
             matrix = matrix.detach().cpu().numpy()
         elif matrix.layout == torch.sparse_csr:
-            parts = (matrix.values(), matrix.col_indices(), matrix.crow_indices())
+            values = matrix.values().float() if matrix.dtype == torch.bfloat16 else matrix.values()  # numpy has none
+            parts = (values, matrix.col_indices(), matrix.crow_indices())
             data, indices, indptr = (part.detach().cpu().numpy() for part in parts)
+            check_indptr(indptr, matrix.shape[0], len(data), name)
             matrix = sparse.csr_array((data, indices, indptr), shape=tuple(matrix.shape))
         else:
             raise InputError(f"{name}: a tensor of layout {matrix.layout}; convert it with .to_sparse_csr()")

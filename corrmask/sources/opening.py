@@ -95,6 +95,8 @@ def _open_path(path: str, matrix: str, gene_column: str | None) -> Reader:
     if is_soma(path):
         return SomaReader(path, matrix=matrix, gene_column=gene_column)
     suffix = Path(path).suffix.lower()
+    if not path:
+        raise InputError(f"the path of the cells is empty; give {_FORMATS}")
     if not os.path.exists(path):
         raise InputError(f"{path}: no such file or folder; check the path")
     if suffix in (".h5ad", ".zarr"):
@@ -120,4 +122,4 @@ def _open_object(item: Any, matrix: str, gene_column: str | None, name: str, dev
 def _without_options(name: str, matrix: str, gene_column: str | None) -> None:
     for argument, given in (("matrix", matrix != "X"), ("gene_column", gene_column is not None)):
         if given:
-            raise InputError(f"{name}: a bare matrix has no {argument}; leave it out or give an AnnData")
+            raise InputError(f"{name}: a bare matrix takes no {argument!r}; leave it out or give an AnnData")

@@ -101,6 +101,7 @@ Tensor bin_values_cpu(const Tensor& indptr, const Tensor& indices, const Tensor&
   for (int64_t i = 0; i < n_cells; ++i) {
     check(cell[i] >= 0, kOp, "'cell_ids' must not be negative, got ", cell[i], " in row ", i);
   }
+  check_draws(*data<int64_t>(seed), *data<int64_t>(epoch), kOp);
   const uint64_t seed_value = static_cast<uint64_t>(*data<int64_t>(seed));
   const uint32_t epoch_value = static_cast<uint32_t>(*data<int64_t>(epoch));
   Tensor bins = torch::stable::empty({indices.size(0)}, ScalarType::Int);

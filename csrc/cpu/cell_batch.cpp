@@ -12,11 +12,6 @@ namespace corrmask {
 
 namespace {
 
-struct Faults {
-  int kinds;
-  int64_t row;  // the last one with a fault
-};
-
 // The table of places that a thread keeps from cell to cell and from call to call: tags tell whose an entry is.
 template <class Entry>
 class OwnPlaces {
@@ -68,13 +63,13 @@ struct OwnRow {
 };
 
 template <class Machine, class Token, class Entry>
-CORRMASK_HOST_DEVICE Faults sample_rows(const TokenRows<Token>& rows, int64_t begin, int64_t end,
-                                        const GroupTable& table, const SamplingParameters& parameters,
-                                        const CorruptionParameters& corruption, int place_bits) {
+CORRMASK_HOST_DEVICE int sample_rows(const TokenRows<Token>& rows, int64_t begin, int64_t end, const GroupTable& table,
+                                     const SamplingParameters& parameters, const CorruptionParameters& corruption,
+                                     int place_bits) {
   OwnPlaces<Entry>& places = OwnPlaces<Entry>::of_this_thread();
   places.reserve(table.vocabulary, place_bits);
   OwnRow<Token>& own = OwnRow<Token>::of_this_thread(rows.width);
-  Faults faults{kSound, -1};
+  int faults = kSound;
   for (int64_t b = begin; b < end; ++b) {
     const Token* tokens = rows.tokens + b * rows.width;
     int32_t* owner = rows.owners == nullptr ? own.owner.data() : rows.owners + b * rows.width;
@@ -83,7 +78,7 @@ CORRMASK_HOST_DEVICE Faults sample_rows(const TokenRows<Token>& rows, int64_t be
     const CellScratch<Entry> scratch{places.of_next_cell(), own.eligible.data(), own.masked.data()};
     const SampledCell sampled =
         sample_groups_in_cell<Machine, Token, Entry>(tokens, rows.lengths[b], draws, table, parameters, scratch, owner);
-    if (sampled.fault != kSound) faults = {faults.kinds | sampled.fault, b};
+    faults |= sampled.fault;
     if (rows.corrupted == nullptr) continue;
     Token* shown = own.shown.data();
     corrupt_cell<Machine>(tokens, owner, scratch.masked, sampled.n_masked, draws, corruption, shown);
@@ -102,9 +97,8 @@ CORRMASK_HOST_DEVICE Faults sample_rows(const TokenRows<Token>& rows, int64_t be
 
 // Narrow entries need fewer lines of the cache; with two bits for the tag they are cleared for every third cell.
 template <class Machine, class Token>
-CORRMASK_HOST_DEVICE Faults sample_rows(const TokenRows<Token>& rows, int64_t begin, int64_t end,
-                                        const GroupTable& table, const SamplingParameters& parameters,
-                                        const CorruptionParameters& corruption) {
+CORRMASK_HOST_DEVICE int sample_rows(const TokenRows<Token>& rows, int64_t begin, int64_t end, const GroupTable& table,
+                                     const SamplingParameters& parameters, const CorruptionParameters& corruption) {
   int place_bits = 0;
   while (((rows.width - 1) >> place_bits) > 0) ++place_bits;
   if (place_bits <= 14) {
@@ -116,9 +110,8 @@ CORRMASK_HOST_DEVICE Faults sample_rows(const TokenRows<Token>& rows, int64_t be
 template <class Token>
 struct SampleRows {
   template <InstructionSet kSet>
-  CORRMASK_HOST_DEVICE static Faults run(const TokenRows<Token>& rows, int64_t begin, int64_t end,
-                                         const GroupTable& table, const SamplingParameters& parameters,
-                                         const CorruptionParameters& corruption) {
+  CORRMASK_HOST_DEVICE static int run(const TokenRows<Token>& rows, int64_t begin, int64_t end, const GroupTable& table,
+                                      const SamplingParameters& parameters, const CorruptionParameters& corruption) {
     return sample_rows<typename MachineOf<kSet>::Type>(rows, begin, end, table, parameters, corruption);
   }
 };
@@ -142,7 +135,6 @@ void CellBatch::find_gene_range() {
 
 void CellBatch::run(const char* op, int32_t* owners, const CorruptionParameters& corruption, void* corrupted,
                     int64_t* labels) const {
-  std::atomic<int64_t> faulty_row{-1};
   std::atomic<int> kinds{kSound};
   with_token_type(input_ids, op, "input_ids", [&](auto zero) {
     using Token = decltype(zero);
@@ -156,16 +148,42 @@ void CellBatch::run(const char* op, int32_t* owners, const CorruptionParameters&
                                 labels};
     const auto sample = for_this_machine<SampleRows<Token>>(op);
     torch::stable::parallel_for(0, n_cells, 4, [&](int64_t begin, int64_t end) {
-      const Faults faults = sample(rows, begin, end, table, parameters, corruption);
-      if (faults.kinds == kSound) return;
-      kinds |= faults.kinds;
-      faulty_row = faults.row;
+      kinds |= sample(rows, begin, end, table, parameters, corruption);
     });
   });
-  check(!(kinds & kTokenOutOfRange), op, "'input_ids' must be in 0 .. ", table.vocabulary - 1,
-        " (the size of 'token_group'), got another token in row ", faulty_row.load());
-  check(!(kinds & kGroupOutOfRange), op,
-        "'token_group', 'group_indptr' and 'group_tokens' do not fit: a group or a member is out of range");
+  if (kinds != kSound) raise(op, kinds);
+}
+
+// What a kernel met is looked for once more, to be named.
+void CellBatch::raise(const char* op, int kinds) const {
+  const int64_t* length = data<int64_t>(lengths);
+  if (kinds & kTokenOutOfRange) {
+    with_token_type(input_ids, op, "input_ids", [&](auto zero) {
+      const auto* tokens = data<decltype(zero)>(input_ids);
+      for (int64_t b = 0; b < n_cells; ++b) {
+        for (int64_t i = 0; i < length[b]; ++i) {
+          const int64_t token = static_cast<int64_t>(tokens[b * width + i]);
+          check(token >= 0 && token < table.vocabulary, op, "'input_ids' must be in 0 .. ", table.vocabulary - 1,
+                " (the size of 'token_group'), got ", token, " in row ", b);
+        }
+      }
+    });
+  }
+  for (int64_t token = 0; token < table.vocabulary; ++token) {
+    const int64_t group = table.token_group[token];
+    if (group < 0) continue;
+    check(group < table.n_groups, op, "'token_group' must be below ", table.n_groups,
+          " (the groups of 'group_indptr'), got ", group, " for token ", token);
+    const int64_t first = table.group_indptr[group], last = table.group_indptr[group + 1];
+    check(first >= 0 && first <= last && last <= table.n_members, op, "'group_indptr' must rise within 0 .. ",
+          table.n_members, " (the size of 'group_tokens'), got ", first, " .. ", last, " for group ", group);
+    for (int64_t m = first; m < last; ++m) {
+      const int64_t member = table.group_tokens[m];
+      check(member >= 0 && member < table.vocabulary, op, "'group_tokens' must be in 0 .. ", table.vocabulary - 1,
+            " (the size of 'token_group'), got ", member, " in group ", group);
+    }
+  }
+  check(false, op, "'input_ids' and the groups changed while they were read");
 }
 
 }  // namespace corrmask

@@ -6,10 +6,11 @@
 namespace corrmask {
 
 struct CellBatch : CellArguments {
-  // Raises for a length or a cell id out of range.
+  // Raises for a length, a cell id, a seed or an epoch out of range.
   template <class... Arguments>
   explicit CellBatch(const char* op, const Arguments&... arguments) : CellArguments(op, arguments...) {
     find_gene_range();
+    check_draws(*data<int64_t>(seed), *data<int64_t>(epoch), op);
     parameters.seed = static_cast<uint64_t>(*data<int64_t>(seed));
     parameters.epoch = static_cast<uint32_t>(*data<int64_t>(epoch));
     const int64_t* n = data<int64_t>(lengths);
@@ -28,6 +29,7 @@ struct CellBatch : CellArguments {
 
  private:
   void find_gene_range();
+  void raise(const char* op, int kinds) const;
 };
 
 }  // namespace corrmask

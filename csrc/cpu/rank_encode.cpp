@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <tuple>
 #include <type_traits>
 #include <vector>
@@ -73,8 +74,8 @@ std::tuple<Tensor, Tensor> rank_encode_cpu(const Tensor& indptr, const Tensor& i
   const double* median = data<double>(medians);            // [n_genes]
   const int32_t* gene_token = data<int32_t>(gene_tokens);  // [n_genes]
   for (int64_t g = 0; g < n_genes; ++g) {
-    check(gene_token[g] < 0 || median[g] > 0, kOp, "'medians' must be positive for every gene with a token, got ",
-          median[g], " for gene ", g);
+    check(gene_token[g] < 0 || (median[g] > 0 && std::isfinite(median[g])), kOp,
+          "'medians' must be positive and finite for every gene with a token, got ", median[g], " for gene ", g);
   }
   std::vector<double> divisor(median, median + n_genes);  // negative for a gene without a token: it is not ranked
   for (int64_t g = 0; g < n_genes; ++g) {
