@@ -100,7 +100,7 @@ def test_chunks_that_cannot_be_read(chunks: Any, options: Any, words: str) -> No
 
 
 def test_chunks_have_no_matrix_to_choose() -> None:
-    with pytest.raises(InputError, match="has no matrix"):
+    with pytest.raises(InputError, match="takes no 'matrix'"):
         open_sources(from_chunks(two_chunks(), GENES), matrix="raw")
 
 
