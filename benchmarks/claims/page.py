@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"{options.results} is not there: benchmarks/claims/run.py writes it")
     rows = read(options.results)
     images = options.output.parent / "images"
-    images.mkdir(exist_ok=True)
+    images.mkdir(parents=True, exist_ok=True)
     lines = page(rows, read(options.cpu) if options.cpu.exists() else None, images, options.format)
     text = "\n".join(lines).rstrip("\n") + "\n"
     options.output.write_text(text, encoding="utf-8")
