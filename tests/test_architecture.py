@@ -51,7 +51,6 @@ CORE = [
     "genes",
     "vocabulary",
     "moments",
-    "moments",
     "covariance",
     "accumulation",
 ]
