@@ -310,6 +310,38 @@ def test_verdicts(scripts: dict[str, ModuleType], expected: str) -> None:
     assert said.startswith("open: 2 of 3 seeds")
 
 
+def test_of_dosage_the_level_of_expression_is_to_be_beaten(scripts: dict[str, ModuleType]) -> None:
+    def said(**scores: float) -> str:
+        rows = table({arm: [mean - 0.01, mean, mean + 0.02] for arm, mean in scores.items()})
+        return scripts["claim_statistics"].verdict(rows, "score", to_beat="expression")[0]
+
+    equal = {"random": 0.5, "weighted": 0.5, "rewired": 0.5}
+    assert said(**equal, corr=0.8, expression=0.6).startswith("supported")
+    assert said(**equal, corr=0.8, expression=0.9).startswith("against the claim: corr is no better than expression")
+    assert said(**equal, corr=0.5, expression=0.9).endswith("between arms no difference is shown")
+    assert said(**equal, corr=0.5, expression=0.4) == "not supported: no difference is shown"
+
+
+def test_shares_are_of_a_gain_that_is_shown(scripts: dict[str, ModuleType]) -> None:
+    page, paired = scripts["page"], scripts["claim_statistics"].paired
+    none = dict.fromkeys(range(3), 0.0)
+    half = {"corr - random": {0: 0.2, 1: 0.2, 2: 0.21}, "weighted - random": {0: 0.1, 1: 0.1, 2: 0.105}}
+    found = {name: paired(values, none) for name, values in half.items()}
+    found |= {f"{arm} - random": paired({}, none) for arm in ("rewired", "levelled")}
+    assert "the same 3 seeds have: weighted 50%" in "\n".join(page._shared(found))
+    wide = found | {"corr - random": paired({0: 0.9, 1: 0.1, 2: -0.2}, none)}
+    assert not list(page._shared(wide))
+
+
+def test_what_has_nothing_to_tune_stands_beside_what_was_tuned(scripts: dict[str, ModuleType]) -> None:
+    rows = table({"PCA": [0.7, 0.8], "corr": [0.6, 0.7]}, corpus="kang", tuned_macro_f1=float("nan"))
+    rows = rows.rename(columns={"score": "rare_f1"}).assign(tuned_rare_f1=0.9)
+    page = scripts["page"]
+    assert page._last(rows, "PCA", page.TUNED["kang"]) == {0: 0.7, 1: 0.8}
+    assert page._last(rows, "corr", page.TUNED["kang"]) == {0: 0.9, 1: 0.9}
+    assert set(page._with_tuned(rows, None)["arm"]) == {"PCA"}
+
+
 def test_intervals_are_of_paired_seeds(scripts: dict[str, ModuleType]) -> None:
     found = scripts["claim_statistics"].paired({0: 1.5, 1: 2.5, 2: 3.5, 7: 0.0}, {0: 0.5, 1: 0.5, 2: 0.5, 3: 9.0})
     assert (found.n, found.mean) == (3, 2.0)
