@@ -183,7 +183,7 @@ def test_the_page_says_what_there_is_and_what_is_missing(scripts: dict[str, Modu
     output = tmp_path / "claims.md"
     scripts["page"].main(["--results", str(tmp_path / "results.csv"), "-o", str(output), "--cpu", str(tmp_path / "no")])
     text = output.read_text()
-    assert "**2 of the 183 models of the plan" in text
+    assert "**2 of the 195 models of the plan" in text
     assert "open: 0 of 3 seeds" in text
     last = {row["arm"]: float(row["rare_f1"]) for row in rows if row["step"] in ("0", "8")}
     tuned = {row["arm"]: float(row["tuned_rare_f1"]) for row in rows if row["tuned_rare_f1"]}
@@ -191,7 +191,7 @@ def test_the_page_says_what_there_is_and_what_is_missing(scripts: dict[str, Modu
     assert f"| weighted - random | {last['weighted'] - last['random']:+.3f} (n = 1) |" in text
     assert "- blood, all cells: all 21 runs" in text
     assert f"| weighted - random | {tuned['weighted'] - tuned['random']:+.3f} (n = 1) |" in text
-    assert "- end points by fine-tuning: 181 of 183 runs" in text
+    assert "- end points by fine-tuning: 193 of 195 runs" in text
     assert "- simulated, all cells: 19 runs: random 1, 2; corr 0, 1, 2; weighted 1, 2;" in text
     drawn = {path.name for path in (tmp_path / "images").iterdir()}
     assert "claims-curves-others.svg" in drawn

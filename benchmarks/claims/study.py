@@ -35,7 +35,7 @@ FACTORS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
     "rate=0.3": ({"rate": 0.3}, {}, ("corr", "weighted")),
     "max_group=4": ({"max_group": 4}, {}, ("corr", "weighted")),
 }
-ON_KANG = ("power=0.5", "power=2")
+ON_KANG = ("power=0.5", "power=2", "steps=4000")
 FACTOR_SEEDS = 3
 
 
