@@ -197,7 +197,9 @@ def _chunks(
         given = np.asarray(within)
         if given.shape != (total,):
             raise InputError(f"correlation_graph: 'within' must have one value per cell, {total}, got {given.shape}")
-        if missing := int(pd.isna(given).sum()):
+        # In an array of strings the NaN of a list would be one.
+        listed = within if hasattr(within, "dtype") else np.fromiter(within, dtype=object, count=total)
+        if missing := int(np.sum(pd.isna(listed))):
             raise InputError(
                 f"correlation_graph: 'within' has no value for {missing:,} of {total:,} cells; give them one (such as "
                 "'unknown') or leave these cells out"

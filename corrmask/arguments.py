@@ -33,8 +33,8 @@ def checked(function: _T) -> _T:
     """Decorate a function, or a class whose constructor is meant: its arguments are checked before it is called.
 
     Numbers, strings, literals, mappings, sequences and classes are told apart; members of sequences are not looked at,
-    and neither are ranges. A whole number of numpy is an int, any real number a float, and True is neither; what
-    the function gets is Python's own.
+    and neither are ranges. A whole number of numpy is an int, any real number a float, and True is neither;
+    the function gets Python's own.
 
     Raises
     ------
@@ -138,9 +138,9 @@ def _plain(value: Any) -> Any:
 
 def _shown(value: Any, kind: Any) -> str:
     """A value where it is short, what is wrong in a mapping, and otherwise its type."""
-    for mapping in (kind, *get_args(kind)):  # of a union the mapping that it has
-        if isinstance(value, Mapping) and get_origin(mapping) in (Mapping, dict):
-            inside = get_args(mapping)[1]
-            return next(f"{_shown(one, inside)} for {key!r}" for key, one in value.items() if not _fits(one, inside))
+    kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    inside = next((get_args(one)[1] for one in kinds if get_origin(one) in (Mapping, dict)), Any)
+    if isinstance(value, Mapping) and inside is not Any:
+        return next(f"{_shown(one, inside)} for {key!r}" for key, one in value.items() if not _fits(one, inside))
     text = repr(value) if isinstance(value, (str, bytes, int, float, complex, type(None), np.generic)) else ""
     return text if text and len(text) <= 60 else type(value).__name__

@@ -218,7 +218,7 @@ class Corpus:
 
     def _gather(self, op: Callable[..., Any], rows: np.ndarray, max_len: int, *, packed: bool) -> tuple[Tensor, Any]:
         """Rows as a tensor, and what the operator finds there."""
-        rows = np.asarray(rows)
+        rows = np.ascontiguousarray(rows)
         if rows.size and rows.dtype.kind not in "iu":
             raise InputError(f"corpus {self.name!r}: rows must be whole numbers, got {rows.dtype}")
         cell_ids = torch.tensor(rows.astype(np.int64, copy=False), device=self._chunks.device)

@@ -148,7 +148,7 @@ def correlation_graph(
         raise InputError(
             f"correlation_graph: {ranks.world} processes keep no 'checkpoint' to resume from; leave it out, or use one"
         )
-    if not 0 <= checkpoint_seconds < float("inf"):
+    if not checkpoint_seconds >= 0:
         raise InputError(f"correlation_graph: 'checkpoint_seconds' must be 0 or more, got {checkpoint_seconds}")
     if not 1e-6 <= target_sum <= 1e12:  # far beyond, products in float32 underflow and the bound does not hold
         raise InputError(f"correlation_graph: 'target_sum' must be from 1e-6 to 1e12, such as 1e4, got {target_sum}")

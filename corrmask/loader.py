@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from corrmask.arguments import checked
 from corrmask.corpus import Batch, Corpus, PackedBatch
 from corrmask.errors import InputError
 from corrmask.masking import CorrMasker
@@ -98,6 +99,7 @@ class Loader:
     ...         model(input_ids=batch.input_ids, labels=batch.labels)
     """
 
+    @checked
     def __init__(
         self,
         corpus: Corpus,
@@ -125,7 +127,7 @@ class Loader:
             ("seed", seed, 0),
             ("world_size", world_size, 1),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if value < least:
                 raise InputError(f"Loader: {name!r} must be a whole number of at least {least}, got {value!r}")
         if not 0 <= rank < world_size:
             raise InputError(f"Loader: 'rank' must be in 0 .. {world_size - 1}, got {rank}")

@@ -22,7 +22,7 @@ from corrmask.ops.covariance_update import PANEL
 # A centred sum of squares below this share of the raw one is rounding: float64 sums of 10**7 equal values, added one
 # after another, err by 1e-10 to 1e-9 of themselves. A gene of mean^2 / variance <= 1e4 is far above.
 _CONSTANT = 1e-8
-_VANISHING = 1e-28  # and of no size either is one whose products float32 cannot hold: values of 1e-14 in some cells
+_VANISHING = 1e-36  # a cell with y > 0: values below 1e-18, whose products float32 cannot hold
 _TILE = 1024  # genes against a panel: 1 MB, so that what is computed of them stays in the cache
 
 
@@ -73,7 +73,7 @@ class Moments:
     def inverse_sd(self, min_cells: int) -> torch.Tensor:
         """1 / sqrt(centred sum of squares): float64 [G]; 0 for constant genes and those in fewer than `min_cells`."""
         centred = self.squares - self.mean_factors().square().sum(dim=0)
-        varies = (centred > _CONSTANT * self.squares + _VANISHING) & (self.expressed >= min_cells)
+        varies = (centred > _CONSTANT * self.squares + _VANISHING * self.expressed) & (self.expressed >= min_cells)
         return torch.where(varies, centred.clamp_min(0).rsqrt(), 0.0)
 
 
@@ -126,10 +126,10 @@ def pairwise_correlation(
             covariance.addcmul_(sum_other * sum_own, inverse, value=-1)
             centred_other.addcmul_(sum_other.square(), inverse, value=-1)
             centred_own.addcmul_(sum_own.square_(), inverse, value=-1)
-        usable = (centred_other > _CONSTANT * raw_other) & (centred_own > _CONSTANT * raw_own)
-        usable &= (centred_other > _VANISHING) & (centred_own > _VANISHING)
-        usable &= expressed[:, others].T @ mask[:, own] >= min_cells
-        usable &= mask[:, others].T @ expressed[:, own] >= min_cells
+        cells_other, cells_own = expressed[:, others].T @ mask[:, own], mask[:, others].T @ expressed[:, own]
+        usable = centred_other > _CONSTANT * raw_other + _VANISHING * cells_other
+        usable &= centred_own > _CONSTANT * raw_own + _VANISHING * cells_own
+        usable &= (cells_other >= min_cells) & (cells_own >= min_cells)
         r = covariance * (centred_other.rsqrt_() * centred_own.rsqrt_())
         result[tile] = torch.where(usable, r, torch.nan)
     return result

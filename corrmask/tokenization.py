@@ -29,7 +29,7 @@ from corrmask.parts import Part, kept_part, part_folder
 from corrmask.progress import Progress, silent
 from corrmask.sources import Chunk, Source, check_resumable, open_sources
 from corrmask.sources.ahead import READERS
-from corrmask.sources.objects import ObjectReader
+from corrmask.sources.objects import ObjectReader, is_matrix
 from corrmask.staging import writable
 from corrmask.threads import torch_threads
 from corrmask.vocabulary import FILE_NAME, Vocabulary
@@ -91,8 +91,8 @@ def encode_chunk(
     Parameters
     ----------
     counts
-        [n, n_columns], sparse or dense, of scipy, numpy, torch or cupy: raw counts (log1p-normalised values where
-        `normalized`: then count is expm1 of them).
+        [n, n_columns], a sparse matrix of scipy, a dense array, a CSR of torch or cupy: raw counts (log1p-normalised
+        values where `normalized`: then count is expm1 of them).
     genes
         str [n_columns]: gene of each column; those without a token are left out.
     vocabulary
@@ -112,14 +112,20 @@ def encode_chunk(
     InputError
         The vocabulary has no medians, or none for a gene with a token; not one gene for each column; no raw counts.
     """
-    source = Source(ObjectReader(counts, None, None, "encode_chunk: 'counts'"), normalized=normalized)
-    if len(genes) != len(source.genes):
-        raise InputError(f"encode_chunk: 'genes' must name the {len(source.genes):,} columns, got {len(genes):,}")
-    encoder = Encoder(genes, vocabulary, max_len=max_len, normalized=normalized)
-    none = sp.csr_array((0, len(genes)))
-    cells = [encoder.encode(counts, 0, counts.shape[0]) for counts in (none, *(c.counts for c in source.chunks()))]
-    input_ids, lengths = zip(*cells, strict=True)
-    return torch.cat(input_ids), torch.cat(lengths)
+    _check_max_len(max_len, "encode_chunk")
+    if not is_matrix(counts) or counts.ndim != 2:
+        raise InputError(f"encode_chunk: 'counts' must be a matrix, cells x genes, got {type(counts).__name__}")
+    if len(genes) != counts.shape[1]:
+        raise InputError(f"encode_chunk: 'genes' must name the {counts.shape[1]:,} columns, got {len(genes):,}")
+    names = np.asarray(genes, dtype=object)
+    source = Source(ObjectReader(counts, names, None, "encode_chunk: 'counts'"), normalized=normalized)
+    encoder = Encoder(names, vocabulary, max_len=max_len, normalized=normalized)
+    input_ids = torch.empty((source.n_cells, max_len), dtype=torch.int32)
+    lengths = torch.empty(source.n_cells, dtype=torch.int64)
+    for chunk in source.chunks(workers=0):
+        cells = slice(chunk.start, chunk.start + chunk.counts.shape[0])
+        input_ids[cells], lengths[cells] = encoder.encode(chunk.counts, 0, chunk.counts.shape[0])
+    return input_ids, lengths
 
 
 class _EncodedCells(NamedTuple):
@@ -155,8 +161,8 @@ class Encoder:
         self.pad_id, self.dtype = vocabulary.pad_token_id, token_dtype(vocabulary)
         self.max_len, self.normalized = max_len, normalized
 
-    def encode(self, counts: sp.csr_array, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Cells start .. stop - 1: int32 [stop - start, max_len] and their lengths."""
+    def encode(self, counts: sp.csr_array, start: int, stop: int, width: int | None = None) -> tuple[Tensor, Tensor]:
+        """Cells start .. stop - 1: int32 [stop - start, width] and their lengths; by default `max_len` is the width."""
         indptr = counts.indptr[start : stop + 1].astype(np.int64)
         entries = slice(indptr[0], indptr[-1])
         data = counts.data[entries]
@@ -165,7 +171,7 @@ class Encoder:
             writable(counts.indices[entries]),
             writable(np.expm1(data.astype(np.float64)) if self.normalized else data),
         )
-        return ops.rank_encode(*chunk, self.medians, self.tokens, max_len=self.max_len, pad_id=self.pad_id)
+        return ops.rank_encode(*chunk, self.medians, self.tokens, max_len=width or self.max_len, pad_id=self.pad_id)
 
     def encode_read(self, chunk: Chunk) -> _EncodedCells:
         """Encode what was just read, some cells at a time."""
@@ -173,10 +179,10 @@ class Encoder:
         n_cells, sizes = counts.shape[0], np.diff(counts.indptr)
         tokens = np.empty(int(np.minimum(sizes, self.max_len).sum()), dtype=self.dtype)
         lengths = np.empty(n_cells, dtype=np.int64)
-        n_tokens = 0
+        n_tokens, width = 0, max(1, min(self.max_len, int(sizes.max(initial=0))))
         for start in range(0, n_cells, _CELLS):
             stop = min(start + _CELLS, n_cells)
-            input_ids, own = self.encode(counts, start, stop)
+            input_ids, own = self.encode(counts, start, stop, width)
             lengths[start:stop] = own.numpy()
             copy_tokens(input_ids, own, tokens[n_tokens:])
             n_tokens += int(own.sum())
@@ -247,8 +253,7 @@ def tokenize(
     """
     started = time.perf_counter()
     check_output(output, overwrite=overwrite)
-    if not 1 <= max_len < 2**31:
-        raise InputError(f"tokenize: 'max_len' must be in 1 .. 2**31 - 1, got {max_len}")
+    _check_max_len(max_len, "tokenize")
     memory_bytes = memory_budget(memory, "tokenize")
     check_obs_names(obs)
     sources = open_sources(data, matrix=matrix, gene_column=gene_column, normalized=normalized)
@@ -345,6 +350,11 @@ def _write(
         writer.abandon()
         raise
     return counts
+
+
+def _check_max_len(max_len: int, function: str) -> None:
+    if not 1 <= max_len < 2**31:
+        raise InputError(f"{function}: 'max_len' must be in 1 .. 2**31 - 1, got {max_len}")
 
 
 def _n_workers() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -61,7 +62,7 @@ def mask_values(
     for name, value, kind in (("masker", masker, CorrMasker), ("genes", genes, Tensor), ("values", values, Tensor)):
         if not isinstance(value, kind):
             raise InputError(f"mask_values: {name!r} must be a {kind.__name__}, got {type(value).__name__}")
-    if not isinstance(mask_value, (int, float)):
+    if not isinstance(mask_value, Real) or isinstance(mask_value, bool):
         raise InputError(f"mask_values: 'mask_value' must be a number, got {type(mask_value).__name__}")
     if not _holds(values.dtype, mask_value):
         raise InputError(
@@ -79,7 +80,7 @@ def mask_values(
             )
         genes = genes.masked_fill(values == 0, masker.special_token)
     mask = masker.owners(genes, lengths, cell_ids, epoch) >= 0
-    return values.masked_fill(mask, mask_value), mask
+    return values.masked_fill(mask, float(mask_value) if values.is_floating_point() else int(mask_value)), mask
 
 
 class CorrMaskValueCollator(EpochTold):
@@ -312,9 +313,9 @@ class CorrMaskValueCollator(EpochTold):
 
 
 def _holds(dtype: torch.dtype, value: float) -> bool:
-    """Whether a dtype can hold a number: whole numbers in its range where it is one of these."""
+    """Whether a dtype can hold a number: in its range, and whole where it is one of whole numbers."""
     if dtype.is_floating_point or dtype.is_complex:
-        return True
+        return not np.isfinite(value) or abs(value) <= torch.finfo(dtype).max
     least, most = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
     return least <= value <= most and value == int(value)
 
@@ -326,14 +327,17 @@ def _values_of(example: Mapping[str, Any], n: int, name: str) -> np.ndarray:
     given = example["expressions"]
     try:
         if isinstance(given, Tensor):  # numpy knows no bfloat16
-            array = (given.float() if given.is_floating_point() else given).numpy(force=True)
+            array = (given.double() if given.is_floating_point() else given).numpy(force=True)
         else:
             array = np.asarray(on_host(given))
         values = array.astype(np.float64)
     except (TypeError, ValueError):
         values = np.empty((0, 0))
     if values.shape != (n,) or not (np.abs(values) <= np.finfo(np.float32).max).all():
-        raise InputError(f"{name}: 'expressions' of an example must be {n} finite numbers, one for each of its 'genes'")
+        raise InputError(
+            f"{name}: 'expressions' of an example must be {n} finite numbers that float32 can hold, one for each of "
+            "its 'genes'"
+        )
     return values
 
 

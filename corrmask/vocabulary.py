@@ -54,6 +54,8 @@ class Vocabulary:
         object.__setattr__(self, "genes", np.asarray(self.genes, dtype=object))
         if len(self._token_of_gene) != len(self.genes):
             raise InputError("vocabulary: gene names must be unique; two genes share one")
+        plain = {str(name): int(token) for name, token in self.special_tokens.items()}
+        object.__setattr__(self, "special_tokens", plain)
         for name in ("<pad>", "<mask>"):
             if name not in self.special_tokens:
                 raise InputError(f"vocabulary: special token {name!r} is missing; add it to the dictionary")
@@ -71,7 +73,7 @@ class Vocabulary:
         if self.medians is not None:
             try:
                 object.__setattr__(self, "medians", np.asarray(self.medians, dtype=np.float64))
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError, RuntimeError):  # the last of a tensor that learns
                 raise InputError(
                     "vocabulary: 'medians' must be numbers, one per gene, NaN where there is none"
                 ) from None

@@ -38,8 +38,9 @@ inline void check_scalar(const Tensor& tensor, const char* op, const char* name)
 
 // The seed and the epoch of a draw where they lie on the host.
 inline void check_draws(int64_t seed, int64_t epoch, const char* op) {
-  check(seed >= 0, op, "'seed' must be in 0 .. 2**63 - 1, got ", seed);
-  check(epoch >= 0 && epoch < int64_t{1} << 28, op, "'epoch' must be in 0 .. 2**28 - 1, got ", epoch);
+  check(seed >= 0, op, "'seed' must be in 0 .. ", INT64_MAX, ", got ", seed);
+  check(epoch >= 0 && epoch < int64_t{1} << 28, op, "'epoch' must be in 0 .. ", (int64_t{1} << 28) - 1, ", got ",
+        epoch);
 }
 
 // What can be seen of cells x genes in compressed rows without reading them.

@@ -443,6 +443,8 @@ def test_hubs() -> None:
         ({"within": "donor"}, "donor"),
         ({"within": ["a", "b"]}, "'within'.*120"),
         ({"within": [None, np.nan, *["a"] * 118]}, "'within' has no value for 2 of 120 cells"),
+        ({"within": [np.nan, *["a"] * 119]}, "'within' has no value for 1 of 120 cells"),
+        ({"within": np.r_[np.nan, np.zeros(119)]}, "'within' has no value for 1 of 120 cells"),
         ({"matrix": "layers/none"}, "none"),
     ],
 )
@@ -481,10 +483,10 @@ def test_values_that_float32_cannot_multiply() -> None:
     """Their genes have no edges; those of genes that it can are right."""
     counts = np.random.default_rng(0).poisson(1.0, (5000, 60))
     options: dict[str, Any] = {"normalized": True, "min_corr": 0, "min_cells": 0}
-    for size in (1e-50, 1e-30, 1e-19):
+    for size in (1e-50, 1e-30, 1e-20):
         assert correlation_graph(sp.csr_matrix(counts * size), **options).n_edges == 0
     expected = np.corrcoef(counts.T)
-    for sizes in (1e-12, np.r_[np.full(30, 1e-12), np.ones(30)]):
+    for sizes in (1e-17, np.r_[np.full(30, 1e-17), np.ones(30)]):
         graph = correlation_graph(sp.csr_matrix(counts * sizes), **options)
         rows = np.repeat(np.arange(60), np.diff(graph.indptr))
         assert graph.n_edges == 60 * 16

@@ -265,7 +265,7 @@ def test_one_cell_and_cells_longer_than_the_context(tmp_path: Path) -> None:
     ("changed", "message"),
     [
         ({"batch_size": 0}, "'batch_size' must be a whole number of at least 1, got 0"),
-        ({"max_len": 2.5}, "'max_len' must be a whole number"),
+        ({"max_len": 2.5}, "Loader: 'max_len' must be a whole number"),
         ({"threads": 0}, "'threads'"),
         ({"ahead": 0}, "'ahead'"),
         ({"seed": -1}, "'seed'"),

@@ -353,6 +353,11 @@ def test_bare_matrices() -> None:
         wrong.indices[3] = place
         with pytest.raises(InputError, match=f"column {place} in a matrix of {N_GENES} genes"):
             dense(open_sources(wrong)[0])
+    by_gene, listed = counts.tocsc(), counts.tocoo()
+    by_gene.indices[3] = listed.row[3] = N_CELLS
+    for wrong in (by_gene, listed):
+        with pytest.raises(InputError, match=f"row {N_CELLS} in a matrix of {N_CELLS} cells"):
+            open_sources(wrong)
     with pytest.raises(InputError, match="to_sparse_csr"):
         open_sources(torch.from_numpy(counts.toarray()).to_sparse_coo())
     with pytest.raises(InputError, match="cannot read cells from dict; give an AnnData"):

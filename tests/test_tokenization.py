@@ -228,6 +228,11 @@ def test_any_matrix_is_encoded_alike() -> None:
     expected = encode_chunk(sp.csr_array(counts), genes, vocabulary, max_len=5)
     for given in (sp.csc_matrix(counts), sp.coo_array(counts), counts, counts.astype(np.uint16), torch.tensor(counts)):
         assert all(map(torch.equal, encode_chunk(given, genes, vocabulary, max_len=5), expected))
+    many = encode_chunk(np.tile(counts, (450, 1)), genes, vocabulary, max_len=5)  # read in two chunks
+    assert len(many[1]) == 450 * len(counts) > 16_384
+    assert all(torch.equal(one, two.tile((450, 1) if two.ndim > 1 else (450,))) for one, two in zip(many, expected))
+    half = encode_chunk(torch.tensor(counts).bfloat16(), genes, vocabulary, max_len=5)
+    assert all(map(torch.equal, half, expected))
     input_ids, lengths = encode_chunk(counts[:0], genes, vocabulary, max_len=5)
     assert (input_ids.shape, lengths.shape) == ((0, 5), (0,))
 
@@ -238,6 +243,11 @@ def test_what_is_encoded_is_checked(value: float, words: str) -> None:
     vocabulary = Vocabulary(np.array(genes), medians=np.ones(12))
     with pytest.raises(InputError, match="encode_chunk: 'genes' must name the 12 columns, got 11"):
         encode_chunk(sp.csr_array(counts), genes[1:], vocabulary, max_len=5)
+    for wrong in (make_cells(counts), "cells.h5ad", [1, 2]):
+        with pytest.raises(InputError, match="encode_chunk: 'counts' must be a matrix, cells x genes, got"):
+            encode_chunk(wrong, genes, vocabulary, max_len=5)
+    with pytest.raises(InputError, match="encode_chunk: 'max_len' must be in 1"):
+        encode_chunk(counts, genes, vocabulary, max_len=0)
     counts[7, 2] = value
     with pytest.raises(InputError, match=f"encode_chunk: 'counts': cell 7 .*{words}"):
         encode_chunk(sp.csr_array(counts), genes, vocabulary, max_len=5)

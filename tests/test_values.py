@@ -244,8 +244,10 @@ def test_examples_that_are_refused(example: dict[str, Any], words: str) -> None:
 
 def test_counts_that_float32_cannot_tell_apart() -> None:
     example = {"id": 0, "genes": [2, 4, 5], "expressions": np.array([0, 2**24, 2**24 + 1])}
-    collator = CorrMaskValueCollator(GROUPS, n_bins=3, mlm_probability=1e-6)
-    assert collator([example])["expr"].tolist() == [[0, 1, 2]]
+    counts = example["expressions"]
+    for values in (counts, torch.tensor(counts), torch.tensor(counts, dtype=torch.double)):
+        collator = CorrMaskValueCollator(GROUPS, n_bins=3, mlm_probability=1e-6)
+        assert collator([{**example, "expressions": values}])["expr"].tolist() == [[0, 1, 2]]
     with pytest.raises(InputError, match="must be 1 finite numbers"):
         collator([{"genes": [5], "expressions": [1e39]}])
 
@@ -255,6 +257,9 @@ def test_shapes_and_specials_that_are_refused() -> None:
     ids, one = torch.zeros(1, 2, dtype=torch.int64), torch.tensor([2])
     with pytest.raises(InputError, match="shape of 'genes'"):
         mask_values(masker, ids, torch.zeros(1, 3), one, one)
+    with pytest.raises(InputError, match="float32 cannot hold 'mask_value' 1e"):
+        mask_values(masker, ids, torch.zeros(1, 2), one, one, mask_value=1e39)
+    assert mask_values(masker, ids, torch.zeros(1, 2), one, one, mask_value=np.float32(-2))[0].min() == -2
     for dtype in (torch.uint8, torch.bool):
         with pytest.raises(InputError, match="cannot hold 'mask_value' -1"):
             mask_values(masker, ids, torch.zeros(1, 2, dtype=dtype), one, one)

@@ -89,7 +89,7 @@ def scalar_tensor(op: str, name: str, value: int | Tensor, high: int, batch: Ten
     An int is checked; a tensor's value by the CPU kernels alone, since to look at it would wait for its device.
     """
     if isinstance(value, Tensor):
-        if value.dtype != torch.int64 or value.numel() != 1:
+        if value.dtype != torch.int64 or value.numel() != 1 or value.layout != torch.strided:
             raise ValueError(
                 f"corrmask.{op}: {name!r} must be an int or an int64 tensor of one element, got {describe(value)}"
             )

@@ -74,7 +74,7 @@ def rank_encode(
         and len(gene_tokens)
     ):
         for token in map(int, torch.aminmax(gene_tokens)):
-            if not -1 <= token < 2**31:
+            if not -(2**31) <= token < 2**31:
                 raise ValueError(f"corrmask.{op}: 'gene_tokens' must be in -1 .. 2**31 - 1, got {token}")
     tensors = [indptr, indices, counts, medians, gene_tokens.to(torch.int32)]
     return call(

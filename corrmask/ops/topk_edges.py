@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
@@ -63,7 +65,7 @@ def topk_edges(
     for name, updated in (("partners", partners), ("weights", weights)):
         if not updated.is_contiguous():
             raise ValueError(f"corrmask.{op}: {name!r} is updated in place and must be contiguous")
-    if isinstance(min_corr, bool) or not isinstance(min_corr, (int, float)):
+    if isinstance(min_corr, bool) or not isinstance(min_corr, Real):
         raise TypeError(f"corrmask.{op}: 'min_corr' must be a number in 0 .. 1, got {min_corr!r}")
     if not 0 <= min_corr <= 1:
         raise ValueError(f"corrmask.{op}: 'min_corr' must be in 0 .. 1, got {min_corr}")

@@ -12,11 +12,11 @@ from scipy import sparse
 
 from corrmask.errors import InputError
 from corrmask.sources.checks import check_shape
-from corrmask.sources.cutting import Block, check_indptr, csr_blocks, dense_blocks, held
+from corrmask.sources.cutting import Block, check_indptr, check_within, csr_blocks, dense_blocks, held, make_csr
 from corrmask.sources.device import DeviceRows, rows_on
 from corrmask.sources.source import Reader
 from corrmask.sources.store import StoreReader, choose_gene_names, layer_name, no_matrix
-from corrmask.staging import on_host
+from corrmask.staging import is_cupy, on_host
 
 
 class ObjectReader:
@@ -64,13 +64,11 @@ def host_matrix(matrix: Any, name: str) -> Any:
     torch: Any = sys.modules.get("torch")  # without it loaded, this is no tensor
     if torch is not None and isinstance(matrix, torch.Tensor):
         if matrix.layout == torch.strided:
-            matrix = matrix.detach().cpu().numpy()
+            matrix = _as_array(matrix)
         elif matrix.layout == torch.sparse_csr:
-            values = matrix.values().float() if matrix.dtype == torch.bfloat16 else matrix.values()  # numpy has none
-            parts = (values, matrix.col_indices(), matrix.crow_indices())
-            data, indices, indptr = (part.detach().cpu().numpy() for part in parts)
+            data, indices, indptr = map(_as_array, (matrix.values(), matrix.col_indices(), matrix.crow_indices()))
             check_indptr(indptr, matrix.shape[0], len(data), name)
-            matrix = sparse.csr_array((data, indices, indptr), shape=tuple(matrix.shape))
+            matrix = make_csr(data, indices, indptr, matrix.shape[1], name)
         else:
             raise InputError(f"{name}: a tensor of layout {matrix.layout}; convert it with .to_sparse_csr()")
     matrix = on_host(matrix)
@@ -79,6 +77,11 @@ def host_matrix(matrix: Any, name: str) -> Any:
             length = matrix.shape[0] if matrix.format == "csr" else matrix.shape[1]
             used = min(int(matrix.indptr[-1]), len(matrix.data))  # room may be left behind the values
             check_indptr(matrix.indptr, length, used, name)
+        if matrix.format == "csc":
+            check_within(matrix.indices, matrix.shape[0], name, "row", "cells")
+        elif hasattr(matrix, "row"):  # entries in any order
+            check_within(matrix.row, matrix.shape[0], name, "row", "cells")
+            check_within(matrix.col, matrix.shape[1], name, "column", "genes")
         matrix = matrix.tocsr()
     elif isinstance(matrix, np.ndarray):
         matrix = np.asarray(matrix)
@@ -90,6 +93,18 @@ def host_matrix(matrix: Any, name: str) -> Any:
     if matrix.ndim != 2:
         raise InputError(f"{name}: must be cells x genes, got {matrix.ndim} dimension(s)")
     return matrix
+
+
+def _as_array(tensor: Any) -> np.ndarray:
+    """Of a tensor on any device; numpy has no bfloat16."""
+    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).detach().cpu().numpy()
+
+
+def is_matrix(data: object) -> bool:
+    """Whether `data` is of a type that `host_matrix` reads."""
+    torch: Any = sys.modules.get("torch")
+    is_tensor = torch is not None and isinstance(data, torch.Tensor)
+    return is_tensor or is_cupy(data) or sparse.issparse(data) or isinstance(data, np.ndarray)
 
 
 def is_anndata(data: object) -> bool:
