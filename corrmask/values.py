@@ -315,7 +315,7 @@ class CorrMaskValueCollator(EpochTold):
 def _holds(dtype: torch.dtype, value: float) -> bool:
     """Whether a dtype can hold a number: in its range, and whole where it is one of whole numbers."""
     if dtype.is_floating_point or dtype.is_complex:
-        return not np.isfinite(value) or abs(value) <= torch.finfo(dtype).max
+        return not torch.finfo(dtype).max < abs(value) < float("inf")
     least, most = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
     return least <= value <= most and value == int(value)
 
