@@ -176,10 +176,14 @@ def check_levels(sources: list[Source], within: str) -> None:
     for source in sources:
         missing = int(source.read_obs([within])[within].isna().sum())
         if missing:
-            raise InputError(
-                f"{source.name}: obs column {within!r} has no value for {missing:,} of {source.n_cells:,} cells; give "
-                "them one (such as 'unknown') or leave these cells out"
-            )
+            raise _without_level(f"{source.name}: obs column {within!r}", missing, source.n_cells)
+
+
+def _without_level(what: str, missing: int, total: int) -> InputError:
+    return InputError(
+        f"{what} has no value for {missing:,} of {total:,} cells; give them one (such as 'unknown') or leave these "
+        "cells out"
+    )
 
 
 def _chunks(
@@ -200,10 +204,7 @@ def _chunks(
         # In an array of strings the NaN of a list would be one.
         listed = within if hasattr(within, "dtype") else np.fromiter(within, dtype=object, count=total)
         if missing := int(np.sum(pd.isna(listed))):
-            raise InputError(
-                f"correlation_graph: 'within' has no value for {missing:,} of {total:,} cells; give them one (such as "
-                "'unknown') or leave these cells out"
-            )
+            raise _without_level("correlation_graph: 'within'", missing, total)
     first, first_cell, before = done.source, done.cell, 0
     for number, source in enumerate(sources):
         gene_of_column = _places(source, genes)

@@ -77,13 +77,13 @@ class Vocabulary:
                 raise InputError(
                     "vocabulary: 'medians' must be numbers, one per gene, NaN where there is none"
                 ) from None
-        if self.medians is not None and self.medians.shape != self.genes.shape:
-            raise InputError(
-                f"vocabulary: 'medians' must be [{len(self.genes)}], one per gene, got {list(self.medians.shape)}"
-            )
-        if self.medians is not None and np.isinf(self.medians).any():
-            gene = self.genes[int(np.isinf(self.medians).argmax())]
-            raise InputError(f"vocabulary: the median of {gene} is infinite; give a finite one or leave it out")
+            if self.medians.shape != self.genes.shape:
+                raise InputError(
+                    f"vocabulary: 'medians' must be [{len(self.genes)}], one per gene, got {list(self.medians.shape)}"
+                )
+            if np.isinf(self.medians).any():
+                gene = self.genes[int(np.isinf(self.medians).argmax())]
+                raise InputError(f"vocabulary: the median of {gene} is infinite; give a finite one or leave it out")
 
     @classmethod
     def from_dictionary(

@@ -94,7 +94,8 @@ def verdict(
     decisive = [found[f"corr - {other}"] for other in CONTROLS]
     if min(one.n for one in decisive) < seeds:
         return f"open: {min(one.n for one in decisive)} of {seeds} seeds have all four arms that it takes", found
-    beaten = not to_beat or (found[f"corr - {to_beat}"].n >= seeds and found[f"corr - {to_beat}"].mean > 0)
+    level = found.get(f"corr - {to_beat}")
+    beaten = level is None or (level.n >= seeds and level.mean > 0)
     if all(one.above for one in decisive) and beaten:
         return "supported: corr lies above random, weighted and rewired", found
     said = []
@@ -104,7 +105,7 @@ def verdict(
         said.append("it needs no biology: rewired has it")
     below = [f"corr - {other}" for other, one in zip(CONTROLS, decisive) if one.below]
     against = [f"below 0 lies {' and '.join(below)}"] if below else []
-    if to_beat and found[f"corr - {to_beat}"].n >= seeds and found[f"corr - {to_beat}"].mean <= 0:
+    if not beaten and level.n >= seeds:
         against.append(f"corr is no better than {to_beat} alone")
         said += [] if said or any(one.above for one in decisive) else ["between arms no difference is shown"]
     if against:

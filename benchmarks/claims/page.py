@@ -102,7 +102,7 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     trained = rows[rows["step"] > 0]
     done = set(trained["run"])
     if on_cpu is not None:
-        done |= set(on_cpu.loc[on_cpu["factor"] != "", "run"])  # of a plan that has no device for them
+        done |= set(on_cpu.loc[on_cpu["factor"] != "", "run"])  # blood's are a CPU's
     yield "# The claims, measured"
     yield ""
     yield (
@@ -286,7 +286,12 @@ def _genes(rows: pd.DataFrame) -> Iterator[str]:
 def _last(rows: pd.DataFrame, arm: str, end_point: EndPoint) -> dict[int, float]:
     """Scores at the last mark by seed; those of what has nothing to tune beside those of models that were tuned."""
     corpus, column, *_ = end_point
-    return by_seed(rows[rows["corpus"] == corpus], arm, column.replace("tuned_", "") if arm in _FITTED else column)
+    return by_seed(rows[rows["corpus"] == corpus], arm, _frozen(column) if arm in _FITTED else column)
+
+
+def _frozen(column: str) -> str:
+    """The column of the same end point without fine-tuning."""
+    return column.replace("tuned_", "")
 
 
 def _head(shown: list[EndPoint]) -> Iterator[str]:
@@ -324,9 +329,8 @@ def _against_frozen(tuned: pd.DataFrame) -> Iterator[str]:
     lines = []
     for corpus, column, title, _ in TUNED.values():
         mine = tuned[tuned["corpus"] == corpus]
-        frozen = column.replace("tuned_", "")
-        pairs = {arm: paired(by_seed(mine, arm, column), by_seed(mine, arm, frozen)) for arm in ("untrained", *ARMS)}
-        said = [f"{arm} {pair}" for arm, pair in pairs.items() if pair.n]
+        both = {arm: [by_seed(mine, arm, one) for one in (column, _frozen(column))] for arm in ("untrained", *ARMS)}
+        said = [f"{arm} {pair}" for arm, scores in both.items() if (pair := paired(*scores)).n]
         if said:
             lines.append(f"- {title}, less the same models frozen: {', '.join(said)}.")
         none = paired(by_seed(mine, "random", column), by_seed(mine, "untrained", column))

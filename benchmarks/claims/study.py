@@ -36,7 +36,7 @@ FACTORS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
     "max_group=4": ({"max_group": 4}, {}, ("corr", "weighted")),
 }
 ON_KANG = ("power=0.5", "power=2", "steps=4000")
-FACTOR_SEEDS = 3
+FACTOR_SEEDS = 3  # the first of the seeds that there are
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,11 @@ def host_matrix(matrix: Any, name: str) -> Any:
     InputError
         Of another type, not of two dimensions, or with an `indptr` that is none.
     """
+    if not is_matrix(matrix):
+        raise InputError(
+            f"{name}: cannot read cells from {type(matrix).__name__}; give an AnnData, a sparse matrix of scipy, "
+            "a torch or cupy CSR, or a path"
+        )
     torch: Any = sys.modules.get("torch")  # without it loaded, this is no tensor
     if torch is not None and isinstance(matrix, torch.Tensor):
         if matrix.layout == torch.strided:
@@ -83,13 +88,8 @@ def host_matrix(matrix: Any, name: str) -> Any:
             check_within(matrix.row, matrix.shape[0], name, "row", "cells")
             check_within(matrix.col, matrix.shape[1], name, "column", "genes")
         matrix = matrix.tocsr()
-    elif isinstance(matrix, np.ndarray):
-        matrix = np.asarray(matrix)
     else:
-        raise InputError(
-            f"{name}: cannot read cells from {type(matrix).__name__}; give an AnnData, a sparse matrix of scipy, "
-            "a torch or cupy CSR, or a path"
-        )
+        matrix = np.asarray(matrix)
     if matrix.ndim != 2:
         raise InputError(f"{name}: must be cells x genes, got {matrix.ndim} dimension(s)")
     return matrix
