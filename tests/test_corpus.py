@@ -288,7 +288,7 @@ def test_damaged_offsets_are_named_as_their_row_is_read(tmp_path: Path) -> None:
 def test_shards_of_datasets(tmp_path: Path, kind: str, large: bool) -> None:
     """As `save_to_disk` writes them: several, one of which may hold no cell; mapped, whatever the width."""
     cells = make_cells(11, make_vocabulary())
-    one = datasets.LargeList if large else getattr(datasets, "List", datasets.Sequence)  # datasets 4 renamed it
+    one = datasets.LargeList if large else datasets.Sequence
     features = datasets.Features({"input_ids": one(datasets.Value(kind))})
     dataset = datasets.Dataset.from_dict({"input_ids": cells}, features=features)
     dataset.save_to_disk(str(tmp_path / "corpus"), num_shards=4)

@@ -139,8 +139,8 @@ class VectorSort {
     const Vector smaller = a < other ? a : other;
 #if defined(__x86_64__) && !defined(__clang__)
     if constexpr (kLanes == 16) {
-      // The larger where it is wanted alone, in one instruction. GCC would make three of it, or one shuffle of two
-      // vectors of this choice and the shuffle behind it, and the sort a fourth slower.
+      // The larger where it is wanted alone, in one instruction. Of a choice GCC would make three, or join it to the
+      // shuffle behind it, which then is one of two vectors and slower.
       Vector result = smaller;
       asm("vpternlogd $0x96, %2, %1, %0%{%3%}" : "+v"(result) : "v"(a), "v"(other), "Yk"(mask_with<kBit>(Lanes{})));
       return result;
