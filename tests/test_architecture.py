@@ -29,7 +29,7 @@ LAYERS = [
     ["pl"],
     ["report"],
     ["demo", "bench"],
-    ["cli"],
+    ["cli", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -127,6 +127,16 @@ def test_a_killed_command_clears_up(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_the_package_is_the_command() -> None:
+    run = [sys.executable, "-m", "corrmask"]
+    helped = subprocess.run([*run, "graph", "--help"], capture_output=True, text=True, check=True)
+    assert "corrmask graph" in helped.stdout
+    refused = subprocess.run([*run, "graph", "--top-k", "0"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("corrmask: ")
+    assert refused.stderr.count("\n") == 1
+
+
 def test_files_without_a_common_gene_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no gene in common"):
         tokenize([cells(["A", "B"]), cells(["ENSG1", "ENSG2"])], tmp_path / "corpus")

@@ -113,7 +113,3 @@ app.command()(embed)
 app.command()(audit)
 app.command()(enrich)
 app.command()(demo)
-
-
-if __name__ == "__main__":
-    main()
