@@ -238,6 +238,17 @@ def test_fine_tuned_blood_is_that_of_a_cpu(scripts: dict[str, ModuleType]) -> No
     assert list(zip(found["corpus"], found["machine"])) == [("kang", "one")] * 2 + [("blood", "cpu")] * 2
 
 
+def test_simulated_tissues_are_judged_on_a_cpu(scripts: dict[str, ModuleType]) -> None:
+    import pandas as pd
+
+    simulated, blood = (table({"corr": [0.5]}, corpus=corpus, machine="one") for corpus in ("simulated", "blood"))
+    both, judged = pd.concat([simulated, blood], ignore_index=True), scripts["page"]._judged
+    found = judged(both, simulated.assign(machine="cpu"))
+    assert list(zip(found["corpus"], found["machine"])) == [("blood", "one")] * 2 + [("simulated", "cpu")] * 2
+    assert judged(both, None) is both
+    assert judged(both, blood) is both, "until there are runs"
+
+
 def test_fresh_seeds_decide_what_the_first_ones_suggested(scripts: dict[str, ModuleType]) -> None:
     page, names = scripts["page"], ("mean_macro_f1", "rare_f1", "auroc")
     scores = {"random": [0.5] * 10, "weighted": [0.6] * 10, "rewired": [0.6] * 10, "corr": [0.9] * 3 + [0.5] * 7}

@@ -97,6 +97,7 @@ def read(path: Path) -> pd.DataFrame:
 
 def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: str) -> Iterator[str]:
     """The lines of the page; figures are drawn on the way."""
+    all_runs, rows = rows, _judged(rows, on_cpu)
     seeds = {corpus: max(SEEDS, rows.loc[rows["corpus"] == corpus, "seed"].nunique()) for corpus in CORPORA}
     planned = [run for run in runs(range(max(seeds.values()))) if run.arm != BASELINES and run.seed < seeds[run.corpus]]
     trained = rows[rows["step"] > 0]
@@ -148,7 +149,7 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     for corpus in CORPORA:
         yield from _leakage(trained[trained["corpus"] == corpus], corpus)
     yield from _factors(rows, on_cpu)
-    yield from _rounding(rows, on_cpu)
+    yield from _rounding(all_runs, on_cpu)
     yield "## What is missing"
     yield ""
     yield from _missing(planned, done)
@@ -159,20 +160,27 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     yield "## Again"
     yield ""
     yield "The first line does the runs that `results.csv` lacks (each on the device that its seed has), the second"
-    yield "factors on blood, the third the fresh seeds; all go on if stopped."
+    yield "simulated tissues and factors on blood, the third the fresh seeds; all go on if stopped."
     yield ""
     yield "```bash"
     command = "python benchmarks/claims/run.py --data FOLDER"
-    yield command
-    for what in ("--only 'blood-*=*'", "--confirm"):
+    yield f"{command} --only 'blood-*' 'kang-*'"
+    for what in ("--only 'simulated-*' 'blood-*=*'", "--confirm"):
         yield f"{command} {what} --device cpu \\"
         yield "    --results benchmarks/claims/results-cpu.csv"
     yield "python benchmarks/claims/page.py"
     yield "```"
     yield ""
-    yield from _how(trained)
+    yield from _how(all_runs[all_runs["step"] > 0])
     if on_cpu is not None and len(on_cpu):
         yield from _how(on_cpu[on_cpu["step"] > 0])
+
+
+def _judged(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> pd.DataFrame:
+    """The rows that verdicts rest on: of simulated tissues a CPU's, as the protocol was amended, once there are any."""
+    if on_cpu is None or not (is_simulated := on_cpu["corpus"] == "simulated").any():
+        return rows
+    return pd.concat([rows[rows["corpus"] != "simulated"], on_cpu[is_simulated]], ignore_index=True)
 
 
 def _seeds(rows: pd.DataFrame) -> str:
@@ -411,12 +419,12 @@ def _rounding(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Iterator[str]:
     """Runs that a CPU did as well: between the two lie precision, device and versions of libraries."""
     if on_cpu is None:
         return
-    blood = rows[rows["corpus"] == "blood"]
+    shown = [*ON_BLOOD, END_POINTS["simulated"]]
     lines = []
     for arm in ARMS:
-        pairs = [paired(by_seed(blood, arm, column), by_seed(on_cpu, arm, column)) for _, column, *_ in ON_BLOOD]
-        if all(one.n for one in pairs):
-            lines.append(f"| {arm} | " + " | ".join(str(one) for one in pairs) + " |")
+        pairs = [paired(*(_last(file, arm, one) for file in (rows, on_cpu))) for one in shown]
+        if any(one.n for one in pairs):
+            lines.append(f"| {arm} | " + " | ".join(str(one) if one.n else "" for one in pairs) + " |")
     if lines:
         yield "### What rounding does"
         yield ""
@@ -425,7 +433,7 @@ def _rounding(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Iterator[str]:
             "versions of the libraries (`results-cpu.csv`): GPU - CPU."
         )
         yield ""
-        yield from _head(ON_BLOOD)
+        yield from _head(shown)
         yield from lines
         yield ""
 
@@ -500,7 +508,7 @@ def _untuned(planned: list[Run], done: set[str], tuned: pd.DataFrame) -> Iterato
         yield f"- fresh seeds on a CPU: {', '.join(fresh)}"
     left = len({run.name for run in planned} - set(tuned["run"]))
     if left:
-        yield f"- end points by fine-tuning: {left} of {len(planned)} runs, of which blood's are done on a CPU"
+        yield f"- end points by fine-tuning: {left} of {len(planned)} runs, of which blood's and simulated tissues' are done on a CPU"
     elif {run.name for run in planned} <= done:
         yield "Nothing of the plan."
     yield ""
