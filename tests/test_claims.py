@@ -197,7 +197,7 @@ def test_the_page_says_what_there_is_and_what_is_missing(scripts: dict[str, Modu
     assert "claims-curves-others.svg" in drawn
     assert all((f"images/{name}" in text) for name in drawn)
     assert "claims-data.svg" not in drawn, "no fraction has runs"
-    assert "for want of runs: curves, differences, data" in text
+    assert "for want of runs: curves, differences, joint, data" in text
 
 
 def test_what_trains_is_rare_and_what_is_tested_is_unseen(scripts: dict[str, ModuleType], data_dir: Path) -> None:
@@ -236,6 +236,24 @@ def test_fine_tuned_blood_is_that_of_a_cpu(scripts: dict[str, ModuleType]) -> No
     )
     found = scripts["page"]._with_tuned(pd.concat([blood, kang], ignore_index=True), blood.assign(machine="cpu"))
     assert list(zip(found["corpus"], found["machine"])) == [("kang", "one")] * 2 + [("blood", "cpu")] * 2
+
+
+def test_joint_masking_is_counted_over_all_settings(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    import pandas as pd
+
+    page = scripts["page"]
+    kang = table({"corr": [0.6, 0.62, 0.61], "weighted": [0.5, 0.5, 0.5]}, corpus="kang", rare_f1=0.0)
+    kang["rare_f1"] = kang["score"]
+    less = kang.assign(factor="power=2", rare_f1=1 - kang["score"], arm=kang["arm"].replace("corr", "levelled"))
+    one_seed = kang[kang["seed"] == 0].assign(factor="power=0.5", arm=kang["arm"].replace("corr", "levelled"))
+    rows = pd.concat([kang, less, one_seed], ignore_index=True).assign(tuned_rare_f1=float("nan"))
+    gains = page._joint_gains(rows, rows, None)
+    assert {name: one.n for name, one in gains["frozen"].items()} == {"kang": 3, "kang, power=2": 3}
+    said = "\n".join(page._joint(gains))
+    assert "- frozen, 2 settings: the mean lies above 0 in 1, the interval above 0 in 1, below 0 in 1." in said
+    assert "fine-tuned" not in said
+    assert scripts["claim_figures"].joint(gains, tmp_path / "joint.svg")
+    assert not scripts["claim_figures"].joint({"frozen": {}}, tmp_path / "none.svg")
 
 
 def test_simulated_tissues_are_judged_on_a_cpu(scripts: dict[str, ModuleType]) -> None:

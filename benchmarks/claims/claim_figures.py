@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from claim_statistics import by_seed, interval, paired
+from claim_statistics import Difference, by_seed, interval, paired
 from matplotlib.figure import Figure
 from study import DECISIVE, FURTHER
 
@@ -85,23 +85,44 @@ def differences(rows: pd.DataFrame, end_points: Sequence[EndPoint], path: Path) 
     shown = [pair for pair in pairs if any(found[pair].n for found in drawn.values())]
     _, axes = _panels(len(drawn), 0.9 + 0.3 * len(shown))
     for ax, (title, found) in zip(axes, drawn.items()):
-        ax.axvline(0, color=pl.style.GREY, linewidth=1)
-        for place, pair in enumerate(reversed(shown)):
-            one = found[pair]
-            if not one.n:
-                continue
-            colour = COLOURS[pair[0]]
-            ax.plot(list(one.values.values()), [place] * one.n, "o", color=colour, markersize=3.5, alpha=0.6)
-            if one.low is not None:
-                ax.plot([one.low, one.high], [place, place], color=colour, linewidth=1.4)
-                ax.plot([one.mean], [place], "|", color=colour, markersize=10, markeredgewidth=2)
-        labels = [f"{one} - {other}" for one, other in reversed(shown)] if ax is axes[0] else [""] * len(shown)
-        ax.set_yticks(range(len(shown)), labels)
-        ax.set_ylim(-0.6, len(shown) - 0.4)
-        ax.set(title=title)
-        ax.title.set_fontsize(9)
+        _intervals(ax, title, [(f"{one} - {other}", found[one, other], COLOURS[one]) for one, other in shown])
+        if ax is not axes[0]:
+            ax.set_yticklabels([])
     pl.save(axes[0], path)
     return True
+
+
+def joint(gains: Mapping[str, Mapping[str, Difference]], path: Path) -> bool:
+    """What masking jointly adds in every setting: a panel for each way to read models, a row a setting."""
+    drawn = {read_as: found for read_as, found in gains.items() if found}
+    if not drawn:
+        return False
+    settings = list(dict.fromkeys(name for found in drawn.values() for name in found))
+    _, axes = _panels(len(drawn), 0.9 + 0.26 * len(settings))
+    nothing = paired({}, {})
+    for ax, (read_as, found) in zip(axes, drawn.items()):
+        rows = [
+            (name, found.get(name, nothing), COLOURS["levelled" if "power" in name else "corr"]) for name in settings
+        ]
+        _intervals(ax, read_as, rows)
+        ax.set_xlabel("rare macro-F1: joint - weighted")
+        if ax is not axes[0]:
+            ax.set_yticklabels([])
+    pl.save(axes[0], path)
+    return True
+
+
+def _intervals(ax: Any, title: str, rows: Sequence[tuple[str, Difference, Any]]) -> None:
+    """Differences from the top down: seeds as points, means with 95 % t intervals as bars; no row without seeds."""
+    ax.axvline(0, color=pl.style.GREY, linewidth=1)
+    for place, (_, one, colour) in enumerate(reversed(rows)):
+        ax.plot(list(one.values.values()), [place] * one.n, "o", color=colour, markersize=3.5, alpha=0.6)
+        if one.low is not None:
+            ax.plot([one.low, one.high], [place, place], color=colour, linewidth=1.4)
+            ax.plot([one.mean], [place], "|", color=colour, markersize=10, markeredgewidth=2)
+    ax.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
+    ax.set_ylim(-0.6, len(rows) - 0.4)
+    ax.set_title(title, fontsize=9)
 
 
 def abundance(rows: pd.DataFrame, path: Path) -> bool:
