@@ -332,6 +332,8 @@ def _standing(rows: pd.DataFrame, end_points: Mapping[str, EndPoint]) -> Iterato
     yield ""
     for one in shown:
         scores = {arm: found for arm in (*ARMS, *one[3]) if (found := _last(rows, arm, one))}
+        enough = min(SEEDS, max(map(len, scores.values())))  # no arm is best by fewer
+        scores = {arm: found for arm, found in scores.items() if len(found) >= enough}
         arms, baselines = ([name for name in scores if name in names] for names in (ARMS, one[3]))
         if arms and baselines:
             means = {name: np.mean(list(found.values())) for name, found in scores.items()}
