@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -236,6 +237,15 @@ def test_fine_tuned_blood_is_that_of_a_cpu(scripts: dict[str, ModuleType]) -> No
     )
     found = scripts["page"]._with_tuned(pd.concat([blood, kang], ignore_index=True), blood.assign(machine="cpu"))
     assert list(zip(found["corpus"], found["machine"])) == [("kang", "one")] * 2 + [("blood", "cpu")] * 2
+
+
+def test_the_readme_gives_the_figures_of_the_page() -> None:
+    root = FOLDER.parent.parent
+    section = (root / "README.md").read_text().split("## The claims")[1].split("\n## ")[0]
+    page = (root / "docs" / "claims.md").read_text()
+    figures = re.findall(r"[+-]?\d\.\d{3}\b", section)
+    assert len(figures) > 50
+    assert not [figure for figure in figures if figure not in page]
 
 
 def test_joint_masking_is_counted_over_all_settings(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
