@@ -360,5 +360,5 @@ def test_a_diverging_loss_is_said(inputs, tmp_path):
 
 
 def test_defaults_are_geneformers_shape():
-    defaults = Settings()
+    defaults = Settings(mask="random")
     assert (defaults.layers, defaults.hidden, defaults.heads, defaults.max_len) == (6, 256, 4, 2048)

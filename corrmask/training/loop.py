@@ -35,7 +35,7 @@ from corrmask.vocabulary import Vocabulary
 def pretrain(
     corpus: Corpus | str | Path,
     output: str | Path,
-    settings: Settings | None = None,
+    settings: Settings,
     *,
     graph: GeneGraph | str | Path | None = None,
     vocabulary: Vocabulary | None = None,
@@ -60,7 +60,7 @@ def pretrain(
     output
         Folder to write; `transformers.BertForMaskedLM.from_pretrained` opens it once the run has finished.
     settings
-        By default ``Settings()``.
+        The mask, and what else differs from the defaults.
     graph
         Dependency graph, or its file; every mask but "random" needs one.
     vocabulary
@@ -83,7 +83,6 @@ def pretrain(
         A setting out of range, an input that cannot be read, an output that exists, a run that cannot be resumed with
         these settings, or a loss that is no number any more.
     """
-    settings = Settings() if settings is None else settings
     settings.check()
     if graph is None and settings.mask != "random":
         raise InputError(f"mask {settings.mask!r} needs a graph; write one with `corrmask graph` and give it (--graph)")

@@ -45,7 +45,8 @@ class Settings:
     Attributes
     ----------
     mask
-        "random", "weighted", "corr", "levelled", "module" or "rewired"; all but "random" need a graph.
+        "random", "weighted", "corr", "levelled", "module" or "rewired"; all but "random" need a graph. There is no
+        default, for it decides what is learnt (``docs/claims.md``).
     steps, epochs
         Updates, or passes over the training cells; one of both, 3 epochs by default.
     batch_size
@@ -95,7 +96,7 @@ class Settings:
         Let `torch.compile` fuse what the layers do token by token. It takes half a minute and gains nothing on a CPU.
     """
 
-    mask: str = "corr"
+    mask: str
     steps: int | None = None
     epochs: int | None = None
     batch_size: int = 32
