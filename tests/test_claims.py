@@ -252,15 +252,26 @@ def test_joint_masking_is_counted_over_all_settings(scripts: dict[str, ModuleTyp
     import pandas as pd
 
     page = scripts["page"]
-    kang = table({"corr": [0.6, 0.62, 0.61], "weighted": [0.5, 0.5, 0.5]}, corpus="kang", rare_f1=0.0)
-    kang["rare_f1"] = kang["score"]
-    less = kang.assign(factor="power=2", rare_f1=1 - kang["score"], arm=kang["arm"].replace("corr", "levelled"))
-    one_seed = kang[kang["seed"] == 0].assign(factor="power=0.5", arm=kang["arm"].replace("corr", "levelled"))
-    rows = pd.concat([kang, less, one_seed], ignore_index=True).assign(tuned_rare_f1=float("nan"))
-    gains = page._joint_gains(rows, rows, None)
-    assert {name: one.n for name, one in gains["frozen"].items()} == {"kang": 3, "kang, power=2": 3}
+    kang = table({"corr": [0.6, 0.62, 0.61], "weighted": [0.5, 0.5, 0.5], "random": [0.1, 0.1, 0.1]}, corpus="kang")
+    kang = kang.assign(rare_f1=kang["score"], machine="one", tuned_rare_f1=float("nan"))
+    levelled = kang["arm"].replace("corr", "levelled")
+    less = kang.assign(factor="power=2", rare_f1=1 - kang["score"], arm=levelled)
+    evenly = kang[kang["arm"] == "corr"].assign(arm="levelled", run="even-" + kang["seed"].astype(str), rare_f1=0.11)
+    one_seed = kang[kang["seed"] == 0].assign(factor="power=0.5", arm=levelled)
+    rows = pd.concat([kang, less, evenly, one_seed], ignore_index=True)
+    rows = rows.assign(pbmc3k_rare_f1=float("nan"), pbmc3k_tuned_rare_f1=float("nan"))
+    fresh = kang.assign(seed=kang["seed"] + 5, rare_f1=-kang["score"], pbmc3k_rare_f1=float("nan"), corpus="blood")
+    gains = page._joint_gains(rows, rows, fresh.assign(pbmc3k_tuned_rare_f1=float("nan")))
+    found = {name: (one.n, round(one.mean, 6)) for name, one in gains["frozen"].items()}
+    assert found == {
+        "purified, fresh seeds": (3, -0.11),
+        "kang": (3, 0.11),
+        "kang, evenly": (3, 0.01),
+        "kang, power=2": (3, -0.11),
+    }
     said = "\n".join(page._joint(gains))
-    assert "- frozen, 2 settings: the mean lies above 0 in 1, the interval above 0 in 1, below 0 in 1." in said
+    assert "- frozen, 4 settings: the mean lies above 0 in 2 (median of the means -0.050)" in said
+    assert "the interval above 0 in 2, below 0 in 2. In 4 it is narrow enough to show a gain of 0.03." in said
     assert "fine-tuned" not in said
     assert scripts["claim_figures"].joint(gains, tmp_path / "joint.svg")
     assert not scripts["claim_figures"].joint({"frozen": {}}, tmp_path / "none.svg")
@@ -357,7 +368,7 @@ def test_of_dosage_the_level_of_expression_is_to_be_beaten(scripts: dict[str, Mo
     equal = {"random": 0.5, "weighted": 0.5, "rewired": 0.5}
     assert said(**equal, corr=0.8, expression=0.6).startswith("supported")
     assert said(**equal, corr=0.8, expression=0.9).startswith("against the claim: corr is no better than expression")
-    assert said(**equal, corr=0.5, expression=0.9).endswith("between arms no difference is shown")
+    assert said(**equal, corr=0.5, expression=0.9).endswith("between corr and the other arms no difference is shown")
     assert said(**equal, corr=0.5, expression=0.4) == "not supported: no difference is shown"
 
 

@@ -98,14 +98,15 @@ def joint(gains: Mapping[str, Mapping[str, Difference]], path: Path) -> bool:
     if not drawn:
         return False
     settings = list(dict.fromkeys(name for found in drawn.values() for name in found))
+    types = list(dict.fromkeys(name.split(",")[0] for name in settings))
+    settings = sorted(settings, key=lambda name: types.index(name.split(",")[0]))
     _, axes = _panels(len(drawn), 0.9 + 0.26 * len(settings))
     nothing = paired({}, {})
     for ax, (read_as, found) in zip(axes, drawn.items()):
-        rows = [
-            (name, found.get(name, nothing), COLOURS["levelled" if "power" in name else "corr"]) for name in settings
-        ]
+        arms = ["levelled" if "evenly" in name or "power" in name else "corr" for name in settings]
+        rows = [(name, found.get(name, nothing), COLOURS[arm]) for name, arm in zip(settings, arms)]
         _intervals(ax, read_as, rows)
-        ax.set_xlabel("rare macro-F1: joint - weighted")
+        ax.set_xlabel("rare macro-F1: jointly - one by one")
         if ax is not axes[0]:
             ax.set_yticklabels([])
     pl.save(axes[0], path)

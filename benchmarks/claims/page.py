@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import claim_cells
 import claim_figures as figures
 import numpy as np
 import pandas as pd
@@ -47,6 +48,10 @@ OTHERS: dict[str, EndPoint] = {
         ("auroc_static", "AUROC, static gene embeddings"),
     )
 }
+RARE = ("purified", "pbmc3k", "simulated", "kang")
+READ_AS = {"frozen": END_POINTS, "fine-tuned": TUNED}
+Gains = Mapping[str, Mapping[str, Difference]]  # by how models are read, by setting
+SMALL_GAIN = 0.03  # of rare macro-F1, which one would want to see
 ON_BLOOD = [one for one in END_POINTS.values() if one[0] == "blood"]
 LEAST_HIDDEN = 0.25  # of what corr hides, for levelled to be a test of joint masking
 CAPTIONS = {
@@ -59,8 +64,9 @@ CAPTIONS = {
         "two seeds or more."
     ),
     "joint": (
-        "What masking jointly adds at the same frequencies, in every setting. Rare macro-F1 of corr less weighted "
-        "(with frequencies to a power: of levelled less weighted); points are seeds, bars 95 % t intervals."
+        "What masking jointly adds at the same frequencies, in every setting. Rare macro-F1 of corr less weighted; "
+        "in a lighter colour of levelled less random (evenly), or less weighted (with a power). Points are seeds, bars "
+        "95 % t intervals."
     ),
     "differences-tuned": (
         "Differences of models that were fine-tuned, paired by seed. Points are seeds; bars are 95 % t intervals, "
@@ -128,13 +134,15 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     yield ""
     yield "### Rare populations"
     yield ""
-    for name in ("purified", "pbmc3k", "simulated", "kang"):
+    for name in RARE:
         yield from _claim(rows, END_POINTS[name])
     yield "### Rare populations, by fine-tuning"
     yield ""
     yield from _tuning(tuned)
     for name, end_point in TUNED.items():
         yield from _confirmed(tuned, end_point) if name == "purified" else _claim(tuned, end_point)
+        if name == "simulated":
+            yield from _by_type(tuned, name)
     yield from _joint(gains)
     yield "### Dosage sensitivity"
     yield ""
@@ -201,9 +209,7 @@ def _seeds(rows: pd.DataFrame) -> str:
     return f"{said}. With fewer than {SEEDS} nothing is decided: what stands below are observations."
 
 
-def _figures(
-    rows: pd.DataFrame, tuned: pd.DataFrame, gains: Mapping[str, Mapping[str, Difference]], images: Path, suffix: str
-) -> Iterator[str]:
+def _figures(rows: pd.DataFrame, tuned: pd.DataFrame, gains: Gains, images: Path, suffix: str) -> Iterator[str]:
     """Each figure that there is data for, with its caption; the others by name."""
     others = [one for one in END_POINTS.values() if one not in ON_BLOOD]
     drawing = {
@@ -397,26 +403,30 @@ def _hidden(leaks: pd.Series) -> Iterator[str]:
 
 def _with_factors(
     rows: pd.DataFrame, on_cpu: pd.DataFrame | None
-) -> Iterator[tuple[EndPoint, str, str, str, pd.DataFrame]]:
-    """End point, where, factor, joint arm and the rows of the corpus, of each factor that has runs."""
-    files = [(rows, ""), *([] if on_cpu is None else [(on_cpu, ", on a CPU")])]
-    for end_point in (END_POINTS["purified"], TUNED["purified"], END_POINTS["kang"], TUNED["kang"]):
-        for file, where in files:
-            mine = file[file["corpus"] == end_point[0]]
-            for factor, (_, _, arms) in FACTORS.items():
-                joint = "corr" if "corr" in arms else "levelled"
-                if any(by_seed(mine, arm, end_point[1], factor=factor) for arm in (joint, "weighted")):
-                    yield end_point, where, factor, joint, mine
+) -> Iterator[tuple[str, str, EndPoint, str, str, pd.DataFrame]]:
+    """How models are read, which rare types, the end point, factor, joint arm and rows, of each factor with runs."""
+    for name in RARE:
+        for read_as, end_points in READ_AS.items():
+            corpus, column, title, baselines = end_points[name]
+            for file, where in ((rows, ""), *([] if on_cpu is None else [(on_cpu, ", on a CPU")])):
+                mine = file[file["corpus"] == corpus]
+                for factor, (_, _, arms) in FACTORS.items():
+                    joint = "corr" if "corr" in arms else "levelled"
+                    if any(by_seed(mine, arm, column, factor=factor) for arm in (joint, "weighted")):
+                        yield read_as, name, (corpus, column, title + where, baselines), factor, joint, mine
 
 
 def _factors(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Iterator[str]:
     """Each factor that has runs: its joint arm against the protocol's, and against weighted with the same factor."""
-    lines = []
-    for (_, column, title, _), where, factor, joint, mine in _with_factors(rows, on_cpu):
+    lines: list[str] = []
+    mixed: dict[str, None] = {}
+    for _, _, (corpus, column, title, _), factor, joint, mine in _with_factors(rows, on_cpu):
         with_it = {arm: by_seed(mine, arm, column, factor=factor) for arm in (joint, "weighted")}
         against = [paired(found, by_seed(mine, arm, column)) for arm, found in with_it.items()]
         pairs = [*against, paired(with_it[joint], with_it["weighted"])]
-        lines.append(f"| {title}{where}: {factor}, {joint} | " + " | ".join(map(str, pairs)) + " |")
+        lines.append(f"| {title}: {factor}, {joint} | " + " | ".join(map(str, pairs)) + " |")
+        makers = mine[mine["factor"] == factor].groupby("seed")["machine"].nunique()
+        mixed.update(dict.fromkeys(f"{corpus}, {factor}, seed {seed}" for seed in makers.index[makers > 1]))
     if lines:
         yield "### One factor at a time"
         yield ""
@@ -431,48 +441,82 @@ def _factors(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Iterator[str]:
             "Runs with a factor and without it may be of different CPUs (below), which round differently: what that "
             "alone does is in the next table, and an interval of three seeds need not hold it."
         )
+        if mixed:
+            yield f"With the same factor, arms are of CPUs of two makers in: {'; '.join(mixed)}."
         yield ""
 
 
-def _joint_gains(
-    rows: pd.DataFrame, tuned: pd.DataFrame, on_cpu: pd.DataFrame | None
-) -> dict[str, dict[str, Difference]]:
-    """What masking jointly adds at the same frequencies, by how models are read and by setting."""
-    gains: dict[str, dict[str, Difference]] = {"frozen": {}, "fine-tuned": {}}
-    for read_as, file, end_points in (("frozen", rows, END_POINTS), ("fine-tuned", tuned, TUNED)):
-        for corpus, column, *_ in (end_points[name] for name in ("purified", "simulated", "kang")):
-            mine = file[file["corpus"] == corpus]
-            gains[read_as][corpus] = paired(*(by_seed(mine, arm, column) for arm in ("corr", "weighted")))
-    for end_point, _, factor, joint, mine in _with_factors(rows, on_cpu):
-        corpus, column, *_ = end_point
-        one = paired(*(by_seed(mine, arm, column, factor=factor) for arm in (joint, "weighted")))
-        gains["fine-tuned" if end_point in TUNED.values() else "frozen"][f"{corpus}, {factor}"] = one
-    return {read_as: {name: one for name, one in found.items() if one.n > 1} for read_as, found in gains.items()}
+def _joint_gains(rows: pd.DataFrame, tuned: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Gains:
+    """What masking jointly adds to rare macro-F1 at the same frequencies, by how models are read and by setting."""
+    gains: dict[str, dict[str, Difference]] = {read_as: {} for read_as in READ_AS}
+    by_factor = list(_with_factors(rows, on_cpu))
+    for read_as, file in zip(READ_AS, (rows, tuned)):
+        for name in RARE:
+            corpus, column, *_ = READ_AS[read_as][name]
+            there = file[file["corpus"] == corpus]
+            mine = there[~there["seed"].isin(CONFIRMING)]
+            fresh = (
+                mine[:0] if on_cpu is None else on_cpu[(on_cpu["corpus"] == corpus) & on_cpu["seed"].isin(CONFIRMING)]
+            )
+            asked: list[tuple[str, pd.DataFrame, str, str, dict[str, str]]] = [
+                (name, mine, "corr", "weighted", {}),
+                (f"{name}, fresh seeds", fresh, "corr", "weighted", {}),
+                (f"{name}, evenly", mine, "levelled", "random", {}),
+                (f"{name}, 1/3 of the cells", mine, "corr", "weighted", {"fraction": "1/3"}),
+            ]
+            for how, which, _, factor, joint, runs_there in by_factor:
+                if (how, which) == (read_as, name):
+                    asked.append((f"{name}, {factor}", runs_there, joint, "weighted", {"factor": factor}))
+            for setting, found, joint, alone, kind in asked:
+                one = paired(*(by_seed(found, arm, column, **kind) for arm in (joint, alone)))
+                if one.n > 1:
+                    gains[read_as][setting] = one
+    return gains
 
 
-def _joint(gains: Mapping[str, Mapping[str, Difference]]) -> Iterator[str]:
+def _joint(gains: Gains) -> Iterator[str]:
     """The same, counted over all settings."""
     lines = []
     for read_as, found in gains.items():
-        n_means, n_above, n_below = (
-            sum(map(is_so, found.values()))
-            for is_so in (lambda one: one.mean > 0, lambda one: one.above, lambda one: one.below)
-        )
         if found:
+            means = [one.mean for one in found.values()]
+            n_narrow = sum(one.high - one.low < 2 * SMALL_GAIN for one in found.values())
             lines.append(
-                f"- {read_as}, {_counted(len(found), 'setting')}: the mean lies above 0 in {n_means}, the interval "
-                f"above 0 in {n_above}, below 0 in {n_below}."
+                f"- {read_as}, {_counted(len(found), 'setting')}: the mean lies above 0 in {sum(m > 0 for m in means)} "
+                f"(median of the means {np.median(means):+.3f}), the interval above 0 in "
+                f"{sum(one.above for one in found.values())}, below 0 in {sum(one.below for one in found.values())}. "
+                f"In {n_narrow} it is narrow enough to show a gain of {SMALL_GAIN}."
             )
     if lines:
         yield "### Joint masking in every setting"
         yield ""
         yield (
-            "Rare macro-F1 of the joint arm less that of weighted, which masks genes as often, with every corpus and "
-            "factor that two seeds or more have.\nSettings share cells and seeds, and nothing is corrected for that."
+            "Rare macro-F1 of masking jointly less that of masking as often one by one, wherever two seeds or more "
+            "have\nboth: corr - weighted; levelled - random (evenly); levelled - weighted (with a power). Settings "
+            "share cells\nand seeds, and nothing is corrected for that; few intervals above 0 are no proof that there "
+            "is nothing."
         )
         yield ""
         yield from lines
         yield ""
+
+
+def _by_type(tuned: pd.DataFrame, level: str) -> Iterator[str]:
+    """F1 of each rare type after fine-tuning, where a mean over few types may be the score of one."""
+    mine = tuned[(tuned["corpus"] == level) & tuned["tuned_f1"].notna() & (tuned["factor"] == "")]
+    if not len(mine):
+        return
+    scores = pd.DataFrame([json.loads(text)[level] for text in mine["tuned_f1"]], index=mine["arm"])
+    types = [name for name in scores if name in claim_cells.RARE[level]]
+    means = scores[types].groupby(level=0).mean()
+    yield f"F1 of each rare type, {level}, fine-tuned, means over the seeds that there are:"
+    yield ""
+    yield f"| | {' | '.join(types)} |"
+    yield "|---" * (len(types) + 1) + "|"
+    for arm in (*ARMS, "untrained"):
+        if arm in means.index:
+            yield f"| {arm} | " + " | ".join(f"{value:.3f}" for value in means.loc[arm]) + " |"
+    yield ""
 
 
 def _rounding(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Iterator[str]:
@@ -581,10 +625,11 @@ def _limits(rows: pd.DataFrame) -> Iterator[str]:
     if len(trained):
         usual = trained[trained["factor"] == ""]
         settings = json.loads(usual["settings"].iloc[-1])
+        steps = [settings["steps"], *(changed["steps"] for changed, *_ in FACTORS.values() if "steps" in changed)]
+        seen = ", or ".join(f"{settings['batch_size'] * number:,}" for number in steps)
         yield (
             f"- Anything about large models or large corpora: these have {int(usual['parameters'].min()):,} to "
-            f"{int(usual['parameters'].max()):,} parameters, {settings['layers']} layers, and saw "
-            f"{settings['steps'] * settings['batch_size']:,} cells."
+            f"{int(usual['parameters'].max()):,} parameters, {settings['layers']} layers, and saw {seen} cells."
         )
     yield "- Intervals of few seeds are wide: what is not shown may be there."
     yield "- Blood of few donors, and one simulation: nothing about other tissues."
