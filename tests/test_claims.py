@@ -246,6 +246,9 @@ def test_the_readme_gives_the_figures_of_the_page() -> None:
     figures = re.findall(r"[+-]?\d\.\d{3}\b", section)
     assert len(figures) > 50
     assert not [figure for figure in figures if figure not in page]
+    counts = re.findall(r"(frozen|fine-tuned) in (\d+) settings", section)
+    assert [how for how, _ in counts] == ["frozen", "fine-tuned"]
+    assert all(f"- {how}, {number} settings:" in page for how, number in counts)
 
 
 def test_joint_masking_is_counted_over_all_settings(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
