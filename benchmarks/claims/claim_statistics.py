@@ -107,11 +107,8 @@ def verdict(
     against = [f"below 0 lies {' and '.join(below)}"] if below else []
     if not beaten and level.n >= seeds:
         against.append(f"corr is no better than {to_beat} alone")
-        said += (
-            []
-            if said or any(one.above for one in decisive)
-            else ["between corr and the other arms no difference is shown"]
-        )
+        if not said and not any(one.above for one in decisive):
+            said.append("between corr and the other arms no difference is shown")
     if against:
         return "; ".join([f"against the claim: {'; '.join(against)}", *said]), found
     shown = [other for other, one in zip(CONTROLS, decisive) if one.above]
