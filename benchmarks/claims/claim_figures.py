@@ -83,12 +83,11 @@ def differences(rows: pd.DataFrame, end_points: Sequence[EndPoint], path: Path) 
     if not drawn:
         return False
     shown = [pair for pair in pairs if any(found[pair].n for found in drawn.values())]
-    _, axes = _panels(len(drawn), 0.9 + 0.3 * len(shown))
-    for ax, (title, found) in zip(axes, drawn.items()):
-        _intervals(ax, title, [(f"{one} - {other}", found[one, other], COLOURS[one]) for one, other in shown])
-        if ax is not axes[0]:
-            ax.set_yticklabels([])
-    pl.save(axes[0], path)
+    panels = {
+        title: [(f"{one} - {other}", found[one, other], COLOURS[one]) for one, other in shown]
+        for title, found in drawn.items()
+    }
+    _intervals(panels, 0.3, path)
     return True
 
 
@@ -100,30 +99,34 @@ def joint(gains: Mapping[str, Mapping[str, Difference]], path: Path) -> bool:
     settings = list(dict.fromkeys(name for found in drawn.values() for name in found))
     types = list(dict.fromkeys(name.split(",")[0] for name in settings))
     settings = sorted(settings, key=lambda name: types.index(name.split(",")[0]))
-    _, axes = _panels(len(drawn), 0.9 + 0.26 * len(settings))
     nothing = paired({}, {})
-    for ax, (read_as, found) in zip(axes, drawn.items()):
-        arms = ["levelled" if "evenly" in name or "power" in name else "corr" for name in settings]
-        rows = [(name, found.get(name, nothing), COLOURS[arm]) for name, arm in zip(settings, arms)]
-        _intervals(ax, read_as, rows)
-        ax.set_xlabel("rare macro-F1: jointly - one by one")
-        if ax is not axes[0]:
-            ax.set_yticklabels([])
-    pl.save(axes[0], path)
+    arms = ["levelled" if "evenly" in name or "power" in name else "corr" for name in settings]
+    panels = {
+        read_as: [(name, found.get(name, nothing), COLOURS[arm]) for name, arm in zip(settings, arms)]
+        for read_as, found in drawn.items()
+    }
+    _intervals(panels, 0.26, path, "rare macro-F1: jointly - one by one")
     return True
 
 
-def _intervals(ax: Any, title: str, rows: Sequence[tuple[str, Difference, Any]]) -> None:
-    """Differences from the top down: seeds as points, means with 95 % t intervals as bars; no row without seeds."""
-    ax.axvline(0, color=pl.style.GREY, linewidth=1)
-    for place, (_, one, colour) in enumerate(reversed(rows)):
-        ax.plot(list(one.values.values()), [place] * one.n, "o", color=colour, markersize=3.5, alpha=0.6)
-        if one.low is not None:
-            ax.plot([one.low, one.high], [place, place], color=colour, linewidth=1.4)
-            ax.plot([one.mean], [place], "|", color=colour, markersize=10, markeredgewidth=2)
-    ax.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
-    ax.set_ylim(-0.6, len(rows) - 0.4)
-    ax.set_title(title, fontsize=9)
+def _intervals(
+    panels: Mapping[str, Sequence[tuple[str, Difference, Any]]], row_height: float, path: Path, label: str = ""
+) -> None:
+    """Panels with the same rows from the top down: seeds as points, means with 95 % t intervals as bars, if any."""
+    names = [name for name, *_ in next(iter(panels.values()))]
+    _, axes = _panels(len(panels), 0.9 + row_height * len(names))
+    for ax, (title, rows) in zip(axes, panels.items()):
+        ax.axvline(0, color=pl.style.GREY, linewidth=1)
+        for place, (_, one, colour) in enumerate(reversed(rows)):
+            ax.plot(list(one.values.values()), [place] * one.n, "o", color=colour, markersize=3.5, alpha=0.6)
+            if one.low is not None:
+                ax.plot([one.low, one.high], [place, place], color=colour, linewidth=1.4)
+                ax.plot([one.mean], [place], "|", color=colour, markersize=10, markeredgewidth=2)
+        ax.set_yticks(range(len(names)), names[::-1] if ax is axes[0] else [""] * len(names))
+        ax.set_ylim(-0.6, len(names) - 0.4)
+        ax.set_title(title, fontsize=9)
+        ax.set_xlabel(label)
+    pl.save(axes[0], path)
 
 
 def abundance(rows: pd.DataFrame, path: Path) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import claim_cells
@@ -317,10 +317,10 @@ def _frozen(column: str) -> str:
     return column.replace("tuned_", "")
 
 
-def _head(shown: list[EndPoint]) -> Iterator[str]:
-    """The head of a table with a column for each end point."""
-    yield "| | " + " | ".join(title for _, _, title, _ in shown) + " |"
-    yield "|---" * (len(shown) + 1) + "|"
+def _head(titles: Sequence[str]) -> Iterator[str]:
+    """The head of a table with named rows and these columns."""
+    yield "| | " + " | ".join(titles) + " |"
+    yield "|---" * (len(titles) + 1) + "|"
 
 
 def _standing(rows: pd.DataFrame, end_points: Mapping[str, EndPoint]) -> Iterator[str]:
@@ -330,7 +330,7 @@ def _standing(rows: pd.DataFrame, end_points: Mapping[str, EndPoint]) -> Iterato
         return
     yield "At the last mark, means over the seeds that there are [95 % t interval for two or more]:"
     yield ""
-    yield from _head(shown)
+    yield from _head([title for _, _, title, _ in shown])
     for arm in (*ARMS, "untrained", "PCA", "HVG", "expression"):
         cells = [with_interval(np.array(list(_last(rows, arm, one).values()))) for one in shown]
         if any(cells):
@@ -449,28 +449,24 @@ def _factors(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Iterator[str]:
 def _joint_gains(rows: pd.DataFrame, tuned: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Gains:
     """What masking jointly adds to rare macro-F1 at the same frequencies, by how models are read and by setting."""
     gains: dict[str, dict[str, Difference]] = {read_as: {} for read_as in READ_AS}
-    by_factor = list(_with_factors(rows, on_cpu))
+
+    def add(read_as: str, setting: str, mine: pd.DataFrame, joint: str, alone: str, column: str, **which: str) -> None:
+        one = paired(*(by_seed(mine, arm, column, **which) for arm in (joint, alone)))
+        if one.n > 1:
+            gains[read_as][setting] = one
+
     for read_as, file in zip(READ_AS, (rows, tuned)):
         for name in RARE:
             corpus, column, *_ = READ_AS[read_as][name]
-            there = file[file["corpus"] == corpus]
-            mine = there[~there["seed"].isin(CONFIRMING)]
-            fresh = (
-                mine[:0] if on_cpu is None else on_cpu[(on_cpu["corpus"] == corpus) & on_cpu["seed"].isin(CONFIRMING)]
-            )
-            asked: list[tuple[str, pd.DataFrame, str, str, dict[str, str]]] = [
-                (name, mine, "corr", "weighted", {}),
-                (f"{name}, fresh seeds", fresh, "corr", "weighted", {}),
-                (f"{name}, evenly", mine, "levelled", "random", {}),
-                (f"{name}, 1/3 of the cells", mine, "corr", "weighted", {"fraction": "1/3"}),
-            ]
-            for how, which, _, factor, joint, runs_there in by_factor:
-                if (how, which) == (read_as, name):
-                    asked.append((f"{name}, {factor}", runs_there, joint, "weighted", {"factor": factor}))
-            for setting, found, joint, alone, kind in asked:
-                one = paired(*(by_seed(found, arm, column, **kind) for arm in (joint, alone)))
-                if one.n > 1:
-                    gains[read_as][setting] = one
+            mine = file[(file["corpus"] == corpus) & ~file["seed"].isin(CONFIRMING)]
+            add(read_as, name, mine, "corr", "weighted", column)
+            if on_cpu is not None:
+                fresh = on_cpu[(on_cpu["corpus"] == corpus) & on_cpu["seed"].isin(CONFIRMING)]
+                add(read_as, f"{name}, fresh seeds", fresh, "corr", "weighted", column)
+            add(read_as, f"{name}, evenly", mine, "levelled", "random", column)
+            add(read_as, f"{name}, 1/3 of the cells", mine, "corr", "weighted", column, fraction="1/3")
+    for read_as, name, (_, column, *_), factor, joint, mine in _with_factors(rows, on_cpu):
+        add(read_as, f"{name}, {factor}", mine, joint, "weighted", column, factor=factor)
     return gains
 
 
@@ -511,8 +507,7 @@ def _by_type(tuned: pd.DataFrame, level: str) -> Iterator[str]:
     means = scores[types].groupby(level=0).mean()
     yield f"F1 of each rare type, {level}, fine-tuned, means over the seeds that there are:"
     yield ""
-    yield f"| | {' | '.join(types)} |"
-    yield "|---" * (len(types) + 1) + "|"
+    yield from _head(types)
     for arm in (*ARMS, "untrained"):
         if arm in means.index:
             yield f"| {arm} | " + " | ".join(f"{value:.3f}" for value in means.loc[arm]) + " |"
@@ -537,7 +532,7 @@ def _rounding(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Iterator[str]:
             "versions of the libraries (`results-cpu.csv`): GPU - CPU."
         )
         yield ""
-        yield from _head(shown)
+        yield from _head([title for _, _, title, _ in shown])
         yield from lines
         yield ""
 
@@ -596,8 +591,7 @@ def _confirmed(tuned: pd.DataFrame, end_point: EndPoint) -> Iterator[str]:
     yield from _differences(verdict(tuned[tuned["corpus"] == end_point[0]], end_point[1])[1])
     yield "Other end points of the same models, fresh seeds alone:"
     yield ""
-    yield "| | " + " | ".join(f"corr - {other}" for other in CONTROLS) + " |"
-    yield "|---" * (len(CONTROLS) + 1) + "|"
+    yield from _head([f"corr - {other}" for other in CONTROLS])
     for _, column, title, _ in (*ON_BLOOD, TUNED["pbmc3k"]):
         corr = by_seed(fresh, "corr", column)
         cells = [str(paired(corr, by_seed(fresh, other, column))) for other in CONTROLS]
