@@ -264,17 +264,20 @@ def test_joint_masking_is_counted_over_all_settings(scripts: dict[str, ModuleTyp
     rows = pd.concat([kang, less, evenly, one_seed], ignore_index=True)
     rows = rows.assign(pbmc3k_rare_f1=float("nan"), pbmc3k_tuned_rare_f1=float("nan"))
     fresh = kang.assign(seed=kang["seed"] + 5, rare_f1=-kang["score"], pbmc3k_rare_f1=float("nan"), corpus="blood")
-    gains = page._joint_gains(rows, rows, fresh.assign(pbmc3k_tuned_rare_f1=float("nan")))
+    half = fresh.assign(seed=kang["seed"], fraction="1/2", run="half-" + fresh["run"], rare_f1=kang["score"] / 2)
+    on_cpu = pd.concat([fresh, half], ignore_index=True)
+    gains = page._joint_gains(rows, rows, on_cpu.assign(pbmc3k_tuned_rare_f1=float("nan")))
     found = {name: (one.n, round(one.mean, 6)) for name, one in gains["frozen"].items()}
     assert found == {
         "purified, fresh seeds": (3, -0.11),
+        "purified, 1/2 of the cells": (3, 0.055),
         "kang": (3, 0.11),
         "kang, evenly": (3, 0.01),
         "kang, power=2": (3, -0.11),
     }
     said = "\n".join(page._joint(gains))
-    assert "- frozen, 4 settings: the mean lies above 0 in 2 (median of the means -0.050)" in said
-    assert "the interval above 0 in 2, below 0 in 2. In 4 it is narrow enough to show a gain of 0.03." in said
+    assert "- frozen, 5 settings: the mean lies above 0 in 3 (median of the means +0.010)" in said
+    assert "the interval above 0 in 3, below 0 in 2. In 5 it is narrow enough to show a gain of 0.03." in said
     assert "fine-tuned" not in said
     assert scripts["claim_figures"].joint(gains, tmp_path / "joint.svg")
     assert not scripts["claim_figures"].joint({"frozen": {}}, tmp_path / "none.svg")
@@ -419,5 +422,27 @@ def test_verdicts_on_less_data(scripts: dict[str, ModuleType], third: dict[str, 
     whole = table({"random": list(0.8 + spread)})
     part = table({arm: list(mean - spread) for arm, mean in third.items()}).assign(fraction="1/3")
     part["run"] += "-1of3"
-    said, _ = scripts["claim_statistics"].data_verdict(pd.concat([whole, part], ignore_index=True), "score")
-    assert said.startswith(expected)
+    half = part.assign(fraction="1/2", run=part["run"] + "2", score=part["score"] + 0.05)
+    rows = pd.concat([whole, part, half], ignore_index=True)
+    said, found = scripts["claim_statistics"].data_verdict(rows, "score")
+    assert said.startswith(expected), "whatever half the cells give"
+    for fraction, more in (("1/3", 0.0), ("1/2", 0.05)):
+        one = found[f"corr on {fraction} - random on all"]
+        assert (one.n, one.mean) == (3, pytest.approx(third["corr"] + more - 0.8 - 2 * spread.mean()))
+
+
+def test_a_curve_against_data_has_a_panel_for_each_file(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    import pandas as pd
+
+    page = scripts["page"]
+    whole = table({"random": [0.5, 0.6], "corr": [0.7, 0.8]}, corpus="blood").rename(columns={"score": "mean_macro_f1"})
+    whole = whole.assign(mean_tuned_macro_f1=float("nan"))
+    third = whole.assign(fraction="1/3", run=whole["run"] + "-1of3")
+    rows, on_cpu = whole, pd.concat([whole, third], ignore_index=True)
+    assert [title for title, *_ in page._data_curves(rows, whole)] == ["macro-F1, mean of both"]
+    assert not scripts["claim_figures"].data_curves(page._data_curves(rows, whole), tmp_path / "none.svg")
+    shown = page._data_curves(rows, on_cpu)
+    assert [title.partition(", on a")[1] for title, *_ in shown] == ["", ", on a", ", on a"]
+    assert scripts["claim_figures"].data_curves(shown, tmp_path / "data.svg")
+    text = (tmp_path / "data.svg").read_text()
+    assert "on a CPU" in text and "fine-tuned" not in text, "what has no second point is not drawn"

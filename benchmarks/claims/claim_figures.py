@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 from claim_statistics import Difference, by_seed, interval, paired
 from matplotlib.figure import Figure
-from study import DECISIVE, FURTHER
+from study import DECISIVE, FRACTIONS, FURTHER
 
 from corrmask import pl
 
@@ -184,25 +185,30 @@ def _apart(shares: np.ndarray) -> list[float]:
     return places
 
 
-def data_curve(rows: pd.DataFrame, column: str, title: str, path: Path) -> bool:
-    """An end point against the fraction of training cells, blood."""
-    fractions = {"1/3": 1 / 3, "1/2": 1 / 2, "1": 1.0}
-    mine = rows[rows["corpus"] == "blood"]
-    _, (ax,) = _panels(1)
-    n_points = 0
-    for arm in ("random", "weighted", "corr"):
-        scores = {part: list(by_seed(mine, arm, column, fraction=name).values()) for name, part in fractions.items()}
-        scores = {part: values for part, values in scores.items() if values}
-        n_points = max(n_points, len(scores))
-        ax.plot(list(scores), [np.mean(one) for one in scores.values()], "-", color=COLOURS[arm], label=arm)
-        for part, values in scores.items():
-            ax.plot([part] * len(values), values, "o", color=COLOURS[arm], markersize=3.5, alpha=0.6)
-    if n_points < 2:
+def data_curves(shown: Sequence[tuple[str, pd.DataFrame, str]], path: Path) -> bool:
+    """Against the fraction of training cells of blood: titles, the rows and the column of each panel."""
+    fractions = {str(part): float(part) for part in (*FRACTIONS, Fraction(1))}
+    arms = ("random", "weighted", "corr")
+
+    def scores(rows: pd.DataFrame, column: str, arm: str) -> dict[float, list[float]]:
+        mine = rows[rows["corpus"] == "blood"]
+        found = {part: by_seed(mine, arm, column, fraction=name) for name, part in fractions.items()}
+        return {part: list(of.values()) for part, of in found.items() if of}
+
+    panels = [(title, {arm: scores(rows, column, arm) for arm in arms}) for title, rows, column in shown]
+    panels = [one for one in panels if max(map(len, one[1].values())) > 1]
+    if not panels:
         return False
-    ax.set_xticks(list(fractions.values()), list(fractions))
-    ax.set(xlabel="fraction of the training cells", ylabel=title)
-    ax.legend(frameon=False)
-    pl.save(ax, path)
+    figure, axes = _panels(len(panels))
+    for ax, (title, by_arm) in zip(axes, panels):
+        for arm, found in by_arm.items():
+            ax.plot(list(found), [np.mean(one) for one in found.values()], "-", color=COLOURS[arm], label=arm)
+            for part, values in found.items():
+                ax.plot([part] * len(values), values, "o", color=COLOURS[arm], markersize=3.5, alpha=0.6)
+        ax.set_xticks(list(fractions.values()), list(fractions))
+        ax.set(xlabel="fraction of the training cells", ylabel=title)
+    _legend(figure, axes)
+    pl.save(axes[0], path)
     return True
 
 

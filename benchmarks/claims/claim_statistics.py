@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy import stats
-from study import CONTROLS
+from study import CONTROLS, FRACTIONS
 
 SEEDS = 3  # from which a verdict is given
 MARGIN = 0.01  # by which corr on a third of the cells may lie below random on all
@@ -120,13 +120,15 @@ def verdict(
 
 def data_verdict(rows: pd.DataFrame, end_point: str) -> tuple[str, dict[str, Difference]]:
     """The same for less data."""
-    whole = by_seed(rows, "random", end_point)
-    part = {arm: by_seed(rows, arm, end_point, fraction="1/3") for arm in ("random", "weighted", "corr")}
-    found = {f"{arm} on 1/3 - random on all": paired(of, whole) for arm, of in part.items()}
-    limited, weighted, corr = found.values()
-    n = min(one.n for one in found.values())
-    found |= {f"{arm} on 1/3 - {arm} on all": paired(part[arm], by_seed(rows, arm, end_point)) for arm in part}
-    found["corr on 1/3 - weighted on 1/3"] = paired(part["corr"], part["weighted"])
+    whole = {arm: by_seed(rows, arm, end_point) for arm in ("random", "weighted", "corr")}
+    found = {}
+    for fraction in map(str, FRACTIONS):
+        part = {arm: by_seed(rows, arm, end_point, fraction=fraction) for arm in whole}
+        found |= {f"{arm} on {fraction} - random on all": paired(of, whole["random"]) for arm, of in part.items()}
+        found |= {f"{arm} on {fraction} - {arm} on all": paired(part[arm], whole[arm]) for arm in ("weighted", "corr")}
+        found[f"corr on {fraction} - weighted on {fraction}"] = paired(part["corr"], part["weighted"])
+    limited, weighted, corr = (found[f"{arm} on 1/3 - random on all"] for arm in whole)
+    n = min(one.n for one in (limited, weighted, corr))
     if n < SEEDS:
         return f"open: {n} of {SEEDS} seeds have the runs that it takes", found
     if not limited.below:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from claim_figures import ARMS, EndPoint, with_interval
 from claim_statistics import SEEDS, Difference, by_seed, data_verdict, paired, verdict
-from study import BASELINES, CONFIRMING, CONTROLS, CORPORA, DECISIVE, FACTORS, Run, confirming, runs
+from study import BASELINES, CONFIRMING, CONTROLS, CORPORA, DECISIVE, FACTORS, FRACTIONS, Run, confirming, runs
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -98,10 +98,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """The rows, with the mean macro-F1 of both parts of the blood corpus."""
+    """The rows, with the mean macro-F1 of both parts of the blood corpus, of frozen and of tuned models."""
     rows = pd.read_csv(path, dtype={"fraction": str, "factor": str})
     rows["factor"] = rows["factor"].fillna("")
-    rows["mean_macro_f1"] = (rows["macro_f1"] + rows["pbmc3k_macro_f1"]) / 2
+    for how in ("", "tuned_"):
+        rows[f"mean_{how}macro_f1"] = (rows[f"{how}macro_f1"] + rows[f"pbmc3k_{how}macro_f1"]) / 2
     return rows
 
 
@@ -113,7 +114,8 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     trained = rows[rows["step"] > 0]
     done = set(trained["run"])
     if on_cpu is not None:
-        done |= set(on_cpu.loc[on_cpu["factor"] != "", "run"])  # blood's are a CPU's
+        is_extra = (on_cpu["factor"] != "") | (on_cpu["fraction"] != "1")
+        done |= set(on_cpu.loc[is_extra, "run"])  # blood's are a CPU's
     yield "# The claims, measured"
     yield ""
     yield (
@@ -129,7 +131,7 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     yield ""
     tuned = _with_tuned(rows, on_cpu)
     gains = _joint_gains(rows, tuned, on_cpu)
-    yield from _figures(rows, tuned, gains, images, suffix)
+    yield from _figures(rows, tuned, gains, on_cpu, images, suffix)
     yield "## What the runs say"
     yield ""
     yield "### Rare populations"
@@ -150,10 +152,11 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     yield from _genes(rows)
     yield "### Less data"
     yield ""
-    said, found = data_verdict(rows[rows["corpus"] == "blood"], "mean_macro_f1")
-    yield f"{END_POINTS['all'][2]} (blood): **{said}**."
-    yield ""
-    yield from _differences(found)
+    for title, file, column in _data_curves(rows, on_cpu):
+        said, found = data_verdict(file[file["corpus"] == "blood"], column)
+        yield f"{title}: **{said}**."
+        yield ""
+        yield from _differences(found)
     yield "### All arms"
     yield ""
     yield from _standing(rows, END_POINTS)
@@ -174,12 +177,12 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     yield "## Again"
     yield ""
     yield "The first line does the runs that `results.csv` lacks (each on the device that its seed has), the second"
-    yield "simulated tissues and factors on blood, the third the fresh seeds; all go on if stopped."
+    yield "simulated tissues, fractions and factors on blood, the third the fresh seeds; all go on if stopped."
     yield ""
     yield "```bash"
     command = "python benchmarks/claims/run.py --data FOLDER"
     yield f"{command} --only 'blood-*' 'kang-*'"
-    for what in ("--only 'simulated-*' 'blood-*=*'", "--confirm"):
+    for what in ("--only 'simulated-*' 'blood-*of*' 'blood-*=*'", "--confirm"):
         yield f"{command} {what} \\"
         yield "    --device cpu --results benchmarks/claims/results-cpu.csv"
     yield "python benchmarks/claims/page.py"
@@ -209,7 +212,19 @@ def _seeds(rows: pd.DataFrame) -> str:
     return f"{said}. With fewer than {SEEDS} nothing is decided: what stands below are observations."
 
 
-def _figures(rows: pd.DataFrame, tuned: pd.DataFrame, gains: Gains, images: Path, suffix: str) -> Iterator[str]:
+def _data_curves(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> list[tuple[str, pd.DataFrame, str]]:
+    """What is shown against the fraction of blood's cells: titles, rows and columns; a CPU's once it has fractions."""
+    title = END_POINTS["all"][2]
+    shown = [(title, rows, "mean_macro_f1")]
+    if on_cpu is not None and (on_cpu["fraction"] != "1").any():
+        shown.append((f"{title}, on a CPU", on_cpu, "mean_macro_f1"))
+        shown.append((f"{title}, fine-tuned, on a CPU", on_cpu, "mean_tuned_macro_f1"))
+    return shown
+
+
+def _figures(
+    rows: pd.DataFrame, tuned: pd.DataFrame, gains: Gains, on_cpu: pd.DataFrame | None, images: Path, suffix: str
+) -> Iterator[str]:
     """Each figure that there is data for, with its caption; the others by name."""
     others = [one for one in END_POINTS.values() if one not in ON_BLOOD]
     drawing = {
@@ -217,7 +232,7 @@ def _figures(rows: pd.DataFrame, tuned: pd.DataFrame, gains: Gains, images: Path
         "differences": lambda path: figures.differences(rows, ON_BLOOD, path),
         "joint": lambda path: figures.joint(gains, path),
         "abundance": lambda path: figures.abundance(rows, path),
-        "data": lambda path: figures.data_curve(rows, "mean_macro_f1", END_POINTS["all"][2], path),
+        "data": lambda path: figures.data_curves(_data_curves(rows, on_cpu), path),
         "leakage": lambda path: figures.leakage(rows, [*ON_BLOOD, *others], path),
         "curves-others": lambda path: figures.curves(rows, others, path),
         "differences-others": lambda path: figures.differences(rows, others, path),
@@ -464,7 +479,10 @@ def _joint_gains(rows: pd.DataFrame, tuned: pd.DataFrame, on_cpu: pd.DataFrame |
                 fresh = on_cpu[(on_cpu["corpus"] == corpus) & on_cpu["seed"].isin(CONFIRMING)]
                 add(read_as, f"{name}, fresh seeds", fresh, "corr", "weighted", column)
             add(read_as, f"{name}, evenly", mine, "levelled", "random", column)
-            add(read_as, f"{name}, 1/3 of the cells", mine, "corr", "weighted", column, fraction="1/3")
+            for fraction in map(str, FRACTIONS):
+                is_there = on_cpu is None or (mine["fraction"] == fraction).any()
+                part = mine if is_there else on_cpu[on_cpu["corpus"] == corpus]
+                add(read_as, f"{name}, {fraction} of the cells", part, "corr", "weighted", column, fraction=fraction)
     for read_as, name, (_, column, *_), factor, joint, mine in _with_factors(rows, on_cpu):
         add(read_as, f"{name}, {factor}", mine, joint, "weighted", column, factor=factor)
     return gains
