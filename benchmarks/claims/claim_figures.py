@@ -186,14 +186,16 @@ def _apart(shares: np.ndarray) -> list[float]:
 
 
 def data_curves(shown: Sequence[tuple[str, pd.DataFrame, str]], path: Path) -> bool:
-    """Against the fraction of training cells of blood: titles, the rows and the column of each panel."""
+    """Against the fraction of blood's training cells, seeds that have all: titles, rows and column of each panel."""
     fractions = {str(part): float(part) for part in (*FRACTIONS, Fraction(1))}
     arms = ("random", "weighted", "corr")
 
     def scores(rows: pd.DataFrame, column: str, arm: str) -> dict[float, list[float]]:
         mine = rows[rows["corpus"] == "blood"]
         found = {part: by_seed(mine, arm, column, fraction=name) for name, part in fractions.items()}
-        return {part: list(of.values()) for part, of in found.items() if of}
+        found = {part: of for part, of in found.items() if of}
+        seeds = set.intersection(*map(set, found.values())) if found else set()
+        return {part: [of[seed] for seed in sorted(seeds)] for part, of in found.items()}
 
     panels = [(title, {arm: scores(rows, column, arm) for arm in arms}) for title, rows, column in shown]
     panels = [one for one in panels if max(map(len, one[1].values())) > 1]
@@ -206,7 +208,8 @@ def data_curves(shown: Sequence[tuple[str, pd.DataFrame, str]], path: Path) -> b
             for part, values in found.items():
                 ax.plot([part] * len(values), values, "o", color=COLOURS[arm], markersize=3.5, alpha=0.6)
         ax.set_xticks(list(fractions.values()), list(fractions))
-        ax.set(xlabel="fraction of the training cells", ylabel=title)
+        ax.set(xlabel="fraction of the training cells", title=title)
+        ax.title.set_fontsize(9)
     _legend(figure, axes)
     pl.save(axes[0], path)
     return True
