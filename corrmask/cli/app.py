@@ -61,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         err.print(error.format_message(), markup=False)
         raise SystemExit(2) from None
     except _click_errors("ClickException") as error:
-        fail(error.format_message())
+        command = getattr(getattr(error, "ctx", None), "command_path", "corrmask")
+        fail(f"{error.format_message().rstrip('.')}; see {command} --help")
     except (*_click_errors("Abort"), KeyboardInterrupt):
         err.print("corrmask: interrupted", markup=False)
         raise SystemExit(130) from None
