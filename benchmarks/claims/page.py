@@ -183,8 +183,8 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     command = "python benchmarks/claims/run.py --data FOLDER"
     yield f"{command} --only 'blood-*' 'kang-*'"
     for what in ("--only 'simulated-*' 'blood-*of*' 'blood-*=*'", "--confirm"):
-        yield f"{command} {what} \\"
-        yield "    --device cpu --results benchmarks/claims/results-cpu.csv"
+        yield f"{command} --device cpu \\"
+        yield f"    --results benchmarks/claims/results-cpu.csv {what}"
     yield "python benchmarks/claims/page.py"
     yield "```"
     yield ""
