@@ -184,7 +184,8 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     yield f"{command} --only 'blood-*' 'kang-*'"
     for what in ("--only 'simulated-*' 'blood-*of*' 'blood-*=*'", "--confirm"):
         yield f"{command} --device cpu \\"
-        yield f"    --results benchmarks/claims/results-cpu.csv {what}"
+        yield "    --results benchmarks/claims/results-cpu.csv \\"
+        yield f"    {what}"
     yield "python benchmarks/claims/page.py"
     yield "```"
     yield ""
