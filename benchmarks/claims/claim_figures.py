@@ -187,7 +187,7 @@ def _apart(shares: np.ndarray) -> list[float]:
 
 def data_curves(shown: Sequence[tuple[str, pd.DataFrame, str]], path: Path) -> bool:
     """Against the fraction of blood's training cells, seeds that have all: titles, rows and column of each panel."""
-    fractions = {str(part): float(part) for part in (*FRACTIONS, Fraction(1))}
+    fractions = {str(part): float(part) for part in sorted((*FRACTIONS, Fraction(1)))}
     arms = ("random", "weighted", "corr")
 
     def scores(rows: pd.DataFrame, column: str, arm: str) -> dict[float, list[float]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy import stats
-from study import CONTROLS, FRACTIONS
+from study import CONTROLS
 
 SEEDS = 3  # from which a verdict is given
 MARGIN = 0.01  # by which corr on a third of the cells may lie below random on all
@@ -58,6 +58,9 @@ class Difference:
         return f"{self.mean:+.3f}{ends} (n = {self.n})"
 
 
+Verdict = tuple[str, dict[str, Difference]]  # what is said, and what it rests on
+
+
 def interval(values: np.ndarray) -> tuple[float | None, float | None]:
     """95 % t interval of a mean; None, None for fewer than two values."""
     if len(values) < 2:
@@ -79,9 +82,7 @@ def by_seed(rows: pd.DataFrame, arm: str, end_point: str, *, fraction: str = "1"
     return dict(zip(found["seed"].astype(int), found[end_point].astype(float)))
 
 
-def verdict(
-    rows: pd.DataFrame, end_point: str, seeds: int = SEEDS, to_beat: str = ""
-) -> tuple[str, dict[str, Difference]]:
+def verdict(rows: pd.DataFrame, end_point: str, seeds: int = SEEDS, to_beat: str = "") -> Verdict:
     """What the protocol says of joint masking by one end point of one corpus, and the differences it rests on.
 
     Of dosage sensitivity `to_beat` is the level of expression alone: corr no better than it speaks against the claim.
@@ -118,22 +119,21 @@ def verdict(
     return "not supported: " + ("; ".join(said) or "no difference is shown"), found
 
 
-def data_verdict(rows: pd.DataFrame, end_point: str) -> tuple[str, dict[str, Difference]]:
-    """The same for less data."""
-    whole = {arm: by_seed(rows, arm, end_point) for arm in ("random", "weighted", "corr")}
-    found = {}
-    for fraction in map(str, FRACTIONS):
-        part = {arm: by_seed(rows, arm, end_point, fraction=fraction) for arm in whole}
-        found |= {f"{arm} on {fraction} - random on all": paired(of, whole["random"]) for arm, of in part.items()}
-        found |= {f"{arm} on {fraction} - {arm} on all": paired(part[arm], whole[arm]) for arm in ("weighted", "corr")}
-        found[f"corr on {fraction} - weighted on {fraction}"] = paired(part["corr"], part["weighted"])
-    limited, weighted, corr = (found[f"{arm} on 1/3 - random on all"] for arm in whole)
-    n = min(one.n for one in (limited, weighted, corr))
+def data_verdict(rows: pd.DataFrame, end_point: str, less: str = "1/3", more: str = "1") -> Verdict:
+    """The same for a third of the data: of `less` of the cells against `more` of them."""
+    arms = ("random", "weighted", "corr")
+    part, whole = ({arm: by_seed(rows, arm, end_point, fraction=of) for arm in arms} for of in (less, more))
+    all_cells = "all" if more == "1" else more
+    found = {f"{arm} on {less} - random on {all_cells}": paired(part[arm], whole["random"]) for arm in arms}
+    limited, weighted, corr = found.values()
+    n = min(one.n for one in found.values())
+    found |= {f"{arm} on {less} - {arm} on {all_cells}": paired(part[arm], whole[arm]) for arm in arms}
+    found[f"corr on {less} - weighted on {less}"] = paired(part["corr"], part["weighted"])
     if n < SEEDS:
         return f"open: {n} of {SEEDS} seeds have the runs that it takes", found
     if not limited.below:
-        return "cannot be tested at this budget: random on a third is not shown to be worse than on all", found
+        return f"cannot be tested at this budget: random on {less} is not shown to be worse than on {all_cells}", found
     if corr.low <= -MARGIN:
-        return f"not supported: corr on a third may be more than {MARGIN} below random on all", found
+        return f"not supported: corr on {less} may be more than {MARGIN} below random on {all_cells}", found
     whose = "not of joint masking: weighted reaches it too" if weighted.low > -MARGIN else "of joint masking"
     return f"supported, and {whose}", found

@@ -15,7 +15,7 @@ DECISIVE = ("random", "corr", "weighted", "rewired", "levelled")
 FURTHER = ("module", "random30")
 CONTROLS = ("random", "weighted", "rewired")  # above all of which corr has to lie
 CONFIRMING = range(5, 10)  # seeds kept for what the first three suggested of fine-tuning, on blood and a CPU
-FRACTIONS = {Fraction(1, 3): 5, Fraction(1, 2): 3}  # of the training cells: seeds at most
+FRACTIONS = {Fraction(1, 3): 5, Fraction(1, 2): 3, Fraction(1, 9): 3}  # of the training cells: seeds at most
 MARKS = 4  # checkpoints at which a run is scored, evenly spaced
 
 # One factor at a time, on blood and, where `ON_KANG` has it, on kang: its changes to training and to the graph, and the
