@@ -18,7 +18,10 @@ pytest.importorskip("datasets")
 pytest.importorskip("sklearn")
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks" / "claims"
-NAMES = ("study", "claim_cells", "claim_scores", "claim_finetuning", "claim_statistics", "claim_figures", "run", "page")
+NAMES = (
+    *("study", "claim_cells", "claim_scores", "claim_finetuning", "claim_statistics", "claim_rows", "claim_figures"),
+    *("claim_tables", "claim_verdicts", "claim_factors", "run", "page"),
+)
 CHANGING = ("cpu_seconds", "train_cpu_seconds", "finished")  # of a run that is done again
 
 
@@ -221,7 +224,7 @@ def test_a_control_that_hides_nothing_is_named(scripts: dict[str, ModuleType]) -
     import pandas as pd
 
     def said(**leaks: float) -> str:
-        return "\n".join(scripts["page"]._hidden(pd.Series(leaks)))
+        return "\n".join(scripts["claim_tables"].hidden(pd.Series(leaks)))
 
     assert "weighted takes 25%, levelled takes 5%" in said(random=0.5, corr=0.1, weighted=0.4, levelled=0.48)
     assert "says little of joint masking" in said(random=0.5, corr=0.1, weighted=0.4, levelled=0.48)
@@ -235,7 +238,7 @@ def test_fine_tuned_blood_is_that_of_a_cpu(scripts: dict[str, ModuleType]) -> No
     blood, kang = (
         table({"corr": [0.5]}, corpus=corpus, machine="one", tuned_macro_f1=0.5) for corpus in ("blood", "kang")
     )
-    found = scripts["page"]._with_tuned(pd.concat([blood, kang], ignore_index=True), blood.assign(machine="cpu"))
+    found = scripts["claim_rows"].with_tuned(pd.concat([blood, kang], ignore_index=True), blood.assign(machine="cpu"))
     assert list(zip(found["corpus"], found["machine"])) == [("kang", "one")] * 2 + [("blood", "cpu")] * 2
 
 
@@ -254,7 +257,7 @@ def test_the_readme_gives_the_figures_of_the_page() -> None:
 def test_joint_masking_is_counted_over_all_settings(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
     import pandas as pd
 
-    page = scripts["page"]
+    factors = scripts["claim_factors"]
     kang = table({"corr": [0.6, 0.62, 0.61], "weighted": [0.5, 0.5, 0.5], "random": [0.1, 0.1, 0.1]}, corpus="kang")
     kang = kang.assign(rare_f1=kang["score"], machine="one", tuned_rare_f1=float("nan"))
     levelled = kang["arm"].replace("corr", "levelled")
@@ -266,7 +269,7 @@ def test_joint_masking_is_counted_over_all_settings(scripts: dict[str, ModuleTyp
     fresh = kang.assign(seed=kang["seed"] + 5, rare_f1=-kang["score"], pbmc3k_rare_f1=float("nan"), corpus="blood")
     half = fresh.assign(seed=kang["seed"], fraction="1/2", run="half-" + fresh["run"], rare_f1=kang["score"] / 2)
     on_cpu = pd.concat([fresh, half], ignore_index=True)
-    gains = page._joint_gains(rows, rows, on_cpu.assign(pbmc3k_tuned_rare_f1=float("nan")))
+    gains = factors.joint_gains(rows, rows, on_cpu.assign(pbmc3k_tuned_rare_f1=float("nan")))
     found = {name: (one.n, round(one.mean, 6)) for name, one in gains["frozen"].items()}
     assert found == {
         "purified, fresh seeds": (3, -0.11),
@@ -275,7 +278,7 @@ def test_joint_masking_is_counted_over_all_settings(scripts: dict[str, ModuleTyp
         "kang, evenly": (3, 0.01),
         "kang, power=2": (3, -0.11),
     }
-    said = "\n".join(page._joint(gains))
+    said = "\n".join(factors.joint_masking(gains))
     assert "- frozen, 5 settings: the mean lies above 0 in 3 (median of the means +0.010)" in said
     assert "the interval above 0 in 3, below 0 in 2. In 5 it is narrow enough to show a gain of 0.03." in said
     assert "fine-tuned" not in said
@@ -287,7 +290,7 @@ def test_simulated_tissues_are_judged_on_a_cpu(scripts: dict[str, ModuleType]) -
     import pandas as pd
 
     simulated, blood = (table({"corr": [0.5]}, corpus=corpus, machine="one") for corpus in ("simulated", "blood"))
-    both, judged = pd.concat([simulated, blood], ignore_index=True), scripts["page"]._judged
+    both, judged = pd.concat([simulated, blood], ignore_index=True), scripts["claim_rows"].judged
     found = judged(both, simulated.assign(machine="cpu"))
     assert list(zip(found["corpus"], found["machine"])) == [("blood", "one")] * 2 + [("simulated", "cpu")] * 2
     assert judged(both, None) is both
@@ -295,14 +298,14 @@ def test_simulated_tissues_are_judged_on_a_cpu(scripts: dict[str, ModuleType]) -
 
 
 def test_fresh_seeds_decide_what_the_first_ones_suggested(scripts: dict[str, ModuleType]) -> None:
-    page, names = scripts["page"], ("mean_macro_f1", "rare_f1", "auroc")
+    rows_of, verdicts, names = scripts["claim_rows"], scripts["claim_verdicts"], ("mean_macro_f1", "rare_f1", "auroc")
     scores = {"random": [0.5] * 10, "weighted": [0.6] * 10, "rewired": [0.6] * 10, "corr": [0.9] * 3 + [0.5] * 7}
     rows = table(scores, corpus="blood")
     rows = rows.assign(**dict.fromkeys((*names, "pbmc3k_rare_f1", "pbmc3k_tuned_rare_f1"), rows["score"]))
     rows = rows[~rows["seed"].isin([3, 4])].rename(columns={"score": "tuned_rare_f1"})
 
     def said(found: Any) -> str:
-        return "\n".join(page._confirmed(found, page.TUNED["purified"]))
+        return "\n".join(verdicts.confirmed(found, rows_of.TUNED["purified"]))
 
     assert "which suggested it: **supported" in said(rows)
     assert "which decide it: **against the claim: below 0 lies corr - weighted and corr - rewired" in said(rows)
@@ -379,23 +382,23 @@ def test_of_dosage_the_level_of_expression_is_to_be_beaten(scripts: dict[str, Mo
 
 
 def test_shares_are_of_a_gain_that_is_shown(scripts: dict[str, ModuleType]) -> None:
-    page, paired = scripts["page"], scripts["claim_statistics"].paired
+    verdicts, paired = scripts["claim_verdicts"], scripts["claim_statistics"].paired
     none = dict.fromkeys(range(3), 0.0)
     half = {"corr - random": {0: 0.2, 1: 0.2, 2: 0.21}, "weighted - random": {0: 0.1, 1: 0.1, 2: 0.105}}
     found = {name: paired(values, none) for name, values in half.items()}
     found |= {f"{arm} - random": paired({}, none) for arm in ("rewired", "levelled")}
-    assert "the same 3 seeds have: weighted 50%" in "\n".join(page._shared(found))
+    assert "the same 3 seeds have: weighted 50%" in "\n".join(verdicts.shared(found))
     wide = found | {"corr - random": paired({0: 0.9, 1: 0.1, 2: -0.2}, none)}
-    assert not list(page._shared(wide))
+    assert not list(verdicts.shared(wide))
 
 
 def test_what_has_nothing_to_tune_stands_beside_what_was_tuned(scripts: dict[str, ModuleType]) -> None:
     rows = table({"PCA": [0.7, 0.8], "corr": [0.6, 0.7]}, corpus="kang", tuned_macro_f1=float("nan"))
     rows = rows.rename(columns={"score": "rare_f1"}).assign(tuned_rare_f1=0.9)
-    page = scripts["page"]
-    assert page._last(rows, "PCA", page.TUNED["kang"]) == {0: 0.7, 1: 0.8}
-    assert page._last(rows, "corr", page.TUNED["kang"]) == {0: 0.9, 1: 0.9}
-    assert set(page._with_tuned(rows, None)["arm"]) == {"PCA"}
+    rows_of = scripts["claim_rows"]
+    assert rows_of.last_mark(rows, "PCA", rows_of.TUNED["kang"]) == {0: 0.7, 1: 0.8}
+    assert rows_of.last_mark(rows, "corr", rows_of.TUNED["kang"]) == {0: 0.9, 1: 0.9}
+    assert set(rows_of.with_tuned(rows, None)["arm"]) == {"PCA"}
 
 
 def test_intervals_are_of_paired_seeds(scripts: dict[str, ModuleType]) -> None:
@@ -437,14 +440,14 @@ def test_verdicts_on_less_data(scripts: dict[str, ModuleType], third: dict[str, 
 def test_a_curve_against_data_has_a_panel_for_each_file(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
     import pandas as pd
 
-    page = scripts["page"]
+    with_fractions = scripts["claim_rows"].with_fractions
     whole = table({"random": [0.5, 0.6], "corr": [0.7, 0.8]}, corpus="blood").rename(columns={"score": "mean_macro_f1"})
     whole = whole.assign(mean_tuned_macro_f1=float("nan"))
     third = whole.assign(fraction="1/3", run=whole["run"] + "-1of3")
     rows, on_cpu = whole, pd.concat([whole, third], ignore_index=True)
-    assert [title for title, *_ in page._data_curves(rows, whole)] == ["macro-F1, mean of both"]
-    assert not scripts["claim_figures"].data_curves(page._data_curves(rows, whole), tmp_path / "none.svg")
-    shown = page._data_curves(rows, on_cpu)
+    assert [title for title, *_ in with_fractions(rows, whole)] == ["macro-F1, mean of both"]
+    assert not scripts["claim_figures"].data_curves(with_fractions(rows, whole), tmp_path / "none.svg")
+    shown = with_fractions(rows, on_cpu)
     assert [title.partition(", on a")[1] for title, *_ in shown] == ["", ", on a", ", on a"]
     assert scripts["claim_figures"].data_curves(shown, tmp_path / "data.svg")
     text = (tmp_path / "data.svg").read_text()

@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from claim_statistics import Difference, by_seed, interval, paired
+from claim_rows import EndPoint
+from claim_statistics import Difference, by_seed, paired
 from matplotlib.figure import Figure
-from study import DECISIVE, FRACTIONS, FURTHER
+from study import ARMS, FRACTIONS
 
 from corrmask import pl
 
-ARMS = (*DECISIVE, *FURTHER)
 COLOURS = {arm: pl.arm_colour(arm) for arm in ARMS}
 BASELINE_LINES = {"PCA": "--", "HVG": ":", "expression": "-", "untrained": "-."}
-EndPoint = tuple[str, str, str, Sequence[str]]  # corpus, column, title, baselines
 
 
 def _panels(n: int, height: float = 3.4) -> tuple[Figure, Any]:
@@ -238,11 +237,3 @@ def leakage(rows: pd.DataFrame, end_points: Sequence[EndPoint], path: Path) -> b
     _legend(figure, axes)
     pl.save(axes[0], path)
     return True
-
-
-def with_interval(values: np.ndarray) -> str:
-    """A mean, and its interval over seeds where there is one."""
-    if not len(values):
-        return ""
-    low, high = interval(values)
-    return f"{values.mean():.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")

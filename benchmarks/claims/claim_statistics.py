@@ -69,6 +69,14 @@ def interval(values: np.ndarray) -> tuple[float | None, float | None]:
     return float(values.mean() - half), float(values.mean() + half)
 
 
+def with_interval(values: np.ndarray) -> str:
+    """A mean, and its interval over seeds where there is one."""
+    if not len(values):
+        return ""
+    low, high = interval(values)
+    return f"{values.mean():.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
+
+
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
     """Scores by seed -> their difference, over the seeds that both have."""
     values = {seed: first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())}

@@ -13,6 +13,7 @@ CORPORA = ("blood", "simulated", "kang")
 BASELINES = "baselines"  # the run that trains nothing: principal components, variable genes, untrained, expression
 DECISIVE = ("random", "corr", "weighted", "rewired", "levelled")
 FURTHER = ("module", "random30")
+ARMS = (*DECISIVE, *FURTHER)
 CONTROLS = ("random", "weighted", "rewired")  # above all of which corr has to lie
 CONFIRMING = range(5, 10)  # seeds kept for what the first three suggested of fine-tuning, on blood and a CPU
 FRACTIONS = {Fraction(1, 3): 5, Fraction(1, 2): 3, Fraction(1, 9): 3}  # of the training cells: seeds at most

@@ -1,0 +1,99 @@
+"""One factor at a time, and what masking jointly adds in every setting, in markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+from claim_rows import RARE, READ_AS, with_factors
+from claim_statistics import Difference, by_seed, paired
+from claim_tables import counted
+from study import CONFIRMING, FRACTIONS
+
+Gains = Mapping[str, Mapping[str, Difference]]  # by how models are read, by setting
+SMALL_GAIN = 0.03  # of rare macro-F1, which one would want to see
+
+
+def factors(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Iterator[str]:
+    """Each factor that has runs: its joint arm against the protocol's, and against weighted with the same factor."""
+    lines: list[str] = []
+    mixed: dict[str, None] = {}
+    for _, _, (corpus, column, title, _), factor, joint, mine in with_factors(rows, on_cpu):
+        with_it = {arm: by_seed(mine, arm, column, factor=factor) for arm in (joint, "weighted")}
+        against = [paired(found, by_seed(mine, arm, column)) for arm, found in with_it.items()]
+        pairs = [*against, paired(with_it[joint], with_it["weighted"])]
+        lines.append(f"| {title}: {factor}, {joint} | " + " | ".join(map(str, pairs)) + " |")
+        makers = mine[mine["factor"] == factor].groupby("seed")["machine"].nunique()
+        mixed.update(dict.fromkeys(f"{corpus}, {factor}, seed {seed}" for seed in makers.index[makers > 1]))
+    if lines:
+        yield "### One factor at a time"
+        yield ""
+        yield (
+            "| end point: factor, joint arm | joint arm with it - without | weighted with it - without | joint arm - "
+            "weighted, both with it |"
+        )
+        yield "|---|---|---|---|"
+        yield from lines
+        yield ""
+        yield (
+            "Runs with a factor and without it may be of different CPUs (below), which round differently: what that "
+            "alone does is in the next table, and an interval of three seeds need not hold it."
+        )
+        if mixed:
+            yield f"With the same factor, arms are of CPUs of two makers in: {'; '.join(mixed)}."
+        yield ""
+
+
+def joint_gains(rows: pd.DataFrame, tuned: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Gains:
+    """What masking jointly adds to rare macro-F1 at the same frequencies, by how models are read and by setting."""
+    gains: dict[str, dict[str, Difference]] = {read_as: {} for read_as in READ_AS}
+
+    def add(read_as: str, setting: str, mine: pd.DataFrame, joint: str, alone: str, column: str, **which: str) -> None:
+        one = paired(*(by_seed(mine, arm, column, **which) for arm in (joint, alone)))
+        if one.n > 1:
+            gains[read_as][setting] = one
+
+    for read_as, file in zip(READ_AS, (rows, tuned)):
+        for name in RARE:
+            corpus, column, *_ = READ_AS[read_as][name]
+            mine = file[(file["corpus"] == corpus) & ~file["seed"].isin(CONFIRMING)]
+            add(read_as, name, mine, "corr", "weighted", column)
+            if on_cpu is not None:
+                fresh = on_cpu[(on_cpu["corpus"] == corpus) & on_cpu["seed"].isin(CONFIRMING)]
+                add(read_as, f"{name}, fresh seeds", fresh, "corr", "weighted", column)
+            add(read_as, f"{name}, evenly", mine, "levelled", "random", column)
+            for fraction in map(str, FRACTIONS):
+                is_there = on_cpu is None or (mine["fraction"] == fraction).any()
+                part = mine if is_there else on_cpu[on_cpu["corpus"] == corpus]
+                add(read_as, f"{name}, {fraction} of the cells", part, "corr", "weighted", column, fraction=fraction)
+    for read_as, name, (_, column, *_), factor, joint, mine in with_factors(rows, on_cpu):
+        add(read_as, f"{name}, {factor}", mine, joint, "weighted", column, factor=factor)
+    return gains
+
+
+def joint_masking(gains: Gains) -> Iterator[str]:
+    """The same, counted over all settings."""
+    lines = []
+    for read_as, found in gains.items():
+        if found:
+            means = [one.mean for one in found.values()]
+            n_narrow = sum(one.high - one.low < 2 * SMALL_GAIN for one in found.values())
+            lines.append(
+                f"- {read_as}, {counted(len(found), 'setting')}: the mean lies above 0 in {sum(m > 0 for m in means)} "
+                f"(median of the means {np.median(means):+.3f}), the interval above 0 in "
+                f"{sum(one.above for one in found.values())}, below 0 in {sum(one.below for one in found.values())}. "
+                f"In {n_narrow} it is narrow enough to show a gain of {SMALL_GAIN}."
+            )
+    if lines:
+        yield "### Joint masking in every setting"
+        yield ""
+        yield (
+            "Rare macro-F1 of masking jointly less that of masking as often one by one, wherever two seeds or more "
+            "have\nboth: corr - weighted; levelled - random (evenly); levelled - weighted (with a power). Settings "
+            "share cells\nand seeds, and nothing is corrected for that; few intervals above 0 are no proof that there "
+            "is nothing."
+        )
+        yield ""
+        yield from lines
+        yield ""
