@@ -286,6 +286,25 @@ def test_joint_masking_is_counted_over_all_settings(scripts: dict[str, ModuleTyp
     assert not scripts["claim_figures"].joint({"frozen": {}}, tmp_path / "none.svg")
 
 
+def test_a_factor_is_shown_for_each_of_its_arms(scripts: dict[str, ModuleType]) -> None:
+    import pandas as pd
+
+    usual = table({"corr": [0.6, 0.6], "weighted": [0.5, 0.5], "random": [0.1, 0.1]}, corpus="kang", machine="one")
+    longer = table({"corr": [0.9, 0.9], "weighted": [0.7, 0.7], "random": [0.2]}, corpus="kang", machine="one")
+    longer = longer.assign(factor="steps=4000", run=longer["run"] + "-steps=4000")
+    rows = pd.concat([usual, longer], ignore_index=True).rename(columns={"score": "rare_f1"})
+    blank = dict.fromkeys(("tuned_rare_f1", "pbmc3k_rare_f1", "pbmc3k_tuned_rare_f1"), float("nan"))
+    lines = list(scripts["claim_factors"].factors(rows.assign(**blank), None))
+    (row,) = [line.split("|") for line in lines if line.startswith("| rare")]
+    assert row[1].strip() == "rare macro-F1, kang: steps=4000, corr"
+    assert [cell.split()[0] for cell in row[2:5]] == ["+0.300", "+0.200", "+0.200"]
+    assert (
+        "- rare macro-F1, kang: steps=4000: random with it - without +0.100 (n = 1); corr - random +0.700 (n = 1); "
+        "weighted - random +0.500 (n = 1)." in lines
+    )
+    assert not any("CPUs of two makers" in line for line in lines)
+
+
 def test_simulated_tissues_are_judged_on_a_cpu(scripts: dict[str, ModuleType]) -> None:
     import pandas as pd
 

@@ -9,7 +9,7 @@ import pandas as pd
 from claim_rows import RARE, READ_AS, with_factors
 from claim_statistics import Difference, by_seed, paired
 from claim_tables import counted
-from study import CONFIRMING, FRACTIONS
+from study import CONFIRMING, FACTORS, FRACTIONS
 
 Gains = Mapping[str, Mapping[str, Difference]]  # by how models are read, by setting
 SMALL_GAIN = 0.03  # of rare macro-F1, which one would want to see
@@ -18,12 +18,14 @@ SMALL_GAIN = 0.03  # of rare macro-F1, which one would want to see
 def factors(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Iterator[str]:
     """Each factor that has runs: its joint arm against the protocol's, and against weighted with the same factor."""
     lines: list[str] = []
+    others: list[str] = []
     mixed: dict[str, None] = {}
     for _, _, (corpus, column, title, _), factor, joint, mine in with_factors(rows, on_cpu):
         with_it = {arm: by_seed(mine, arm, column, factor=factor) for arm in (joint, "weighted")}
         against = [paired(found, by_seed(mine, arm, column)) for arm, found in with_it.items()]
         pairs = [*against, paired(with_it[joint], with_it["weighted"])]
         lines.append(f"| {title}: {factor}, {joint} | " + " | ".join(map(str, pairs)) + " |")
+        others += _others(f"{title}: {factor}", column, factor, joint, mine)
         makers = mine[mine["factor"] == factor].groupby("seed")["machine"].nunique()
         mixed.update(dict.fromkeys(f"{corpus}, {factor}, seed {seed}" for seed in makers.index[makers > 1]))
     if lines:
@@ -36,6 +38,11 @@ def factors(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Iterator[str]:
         yield "|---|---|---|---|"
         yield from lines
         yield ""
+        if others:
+            yield "Arms besides these two, with the same factor:"
+            yield ""
+            yield from others
+            yield ""
         yield (
             "Runs with a factor and without it may be of different CPUs (below), which round differently: what that "
             "alone does is in the next table, and an interval of three seeds need not hold it."
@@ -43,6 +50,18 @@ def factors(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Iterator[str]:
         if mixed:
             yield f"With the same factor, arms are of CPUs of two makers in: {'; '.join(mixed)}."
         yield ""
+
+
+def _others(setting: str, column: str, factor: str, joint: str, rows: pd.DataFrame) -> Iterator[str]:
+    """What a factor does to arms besides the joint one and weighted, and how these two stand to them."""
+    for other in FACTORS[factor][2]:
+        found = by_seed(rows, other, column, factor=factor)
+        if found and other not in (joint, "weighted"):
+            lies = [paired(by_seed(rows, arm, column, factor=factor), found) for arm in (joint, "weighted")]
+            yield (
+                f"- {setting}: {other} with it - without {paired(found, by_seed(rows, other, column))}; "
+                f"{joint} - {other} {lies[0]}; weighted - {other} {lies[1]}."
+            )
 
 
 def joint_gains(rows: pd.DataFrame, tuned: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Gains:
