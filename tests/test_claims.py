@@ -460,12 +460,15 @@ def test_a_curve_against_data_has_a_panel_for_each_file(scripts: dict[str, Modul
     import pandas as pd
 
     with_fractions = scripts["claim_rows"].with_fractions
-    whole = table({"random": [0.5, 0.6], "corr": [0.7, 0.8]}, corpus="blood").rename(columns={"score": "mean_macro_f1"})
+    whole = table({"random": [0.5, 0.6], "corr": [0.7, 0.8], "weighted": [0.8, 0.9]}, corpus="blood")
+    whole = whole.rename(columns={"score": "mean_macro_f1"})
     whole = whole.assign(mean_tuned_macro_f1=float("nan"))
     third = whole.assign(fraction="1/3", run=whole["run"] + "-1of3")
     rows, on_cpu = whole, pd.concat([whole, third], ignore_index=True)
     assert [title for title, *_ in with_fractions(rows, whole)] == ["macro-F1, mean of both"]
     assert not scripts["claim_figures"].data_curves(with_fractions(rows, whole), tmp_path / "none.svg")
+    some = on_cpu[(on_cpu["fraction"] == "1") | (on_cpu["arm"] == "random")]
+    assert not scripts["claim_figures"].data_curves(with_fractions(rows, some), tmp_path / "none.svg"), "of one arm"
     shown = with_fractions(rows, on_cpu)
     assert [title.partition(", on a")[1] for title, *_ in shown] == ["", ", on a", ", on a"]
     assert scripts["claim_figures"].data_curves(shown, tmp_path / "data.svg")

@@ -197,7 +197,7 @@ def data_curves(shown: Sequence[tuple[str, pd.DataFrame, str]], path: Path) -> b
         return {part: [of[seed] for seed in sorted(seeds)] for part, of in found.items()}
 
     panels = [(title, {arm: scores(rows, column, arm) for arm in arms}) for title, rows, column in shown]
-    panels = [one for one in panels if max(map(len, one[1].values())) > 1]
+    panels = [one for one in panels if min(map(len, one[1].values())) > 1]  # of all arms
     if not panels:
         return False
     figure, axes = _panels(len(panels))

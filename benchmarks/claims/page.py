@@ -112,6 +112,9 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     yield ""
     for title, file, column in with_fractions(rows, on_cpu):
         yield from less_data(title, file[file["corpus"] == "blood"], column)
+    if on_cpu is not None and (on_cpu["fraction"] != "1").any():
+        yield "A CPU's runs on fractions and on all cells may be of different CPUs (below), which round differently."
+        yield ""
     yield "### All arms"
     yield ""
     yield from standing(rows, END_POINTS)
