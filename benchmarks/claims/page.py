@@ -231,10 +231,13 @@ def _missing(planned: list[Run], done: set[str]) -> Iterator[str]:
 
 
 def _untuned(planned: list[Run], done: set[str], tuned: pd.DataFrame) -> Iterator[str]:
-    """Which runs of the fresh seeds are not there; how many models of the plan have no end points by fine-tuning."""
+    """Runs of fresh seeds, and of fractions on a CPU, that are not there; models without end points by fine-tuning."""
     fresh = [run.name for run in confirming() if run.name not in set(tuned["run"])]
     if fresh:
         yield f"- fresh seeds on a CPU: {', '.join(fresh)}"
+    elsewhere = [run.name for run in planned if run.fraction != 1 and run.seed < SEEDS and run.name in done]
+    if again := [name for name in elsewhere if name not in set(tuned["run"])]:
+        yield f"- fractions on a CPU as well: {', '.join(again)}"
     left = len({run.name for run in planned} - set(tuned["run"]))
     if left:
         where = "those of blood and of simulated tissues are done on a CPU"
