@@ -25,7 +25,7 @@ def factors(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Iterator[str]:
         against = [paired(found, by_seed(mine, arm, column)) for arm, found in with_it.items()]
         pairs = [*against, paired(with_it[joint], with_it["weighted"])]
         lines.append(f"| {title}: {factor}, {joint} | " + " | ".join(map(str, pairs)) + " |")
-        others += _others(f"{title}: {factor}", column, factor, joint, mine)
+        others += _others(f"{title}: {factor}", column, factor, with_it, mine)
         makers = mine[mine["factor"] == factor].groupby("seed")["machine"].nunique()
         mixed.update(dict.fromkeys(f"{corpus}, {factor}, seed {seed}" for seed in makers.index[makers > 1]))
     if lines:
@@ -52,16 +52,16 @@ def factors(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Iterator[str]:
         yield ""
 
 
-def _others(setting: str, column: str, factor: str, joint: str, rows: pd.DataFrame) -> Iterator[str]:
-    """What a factor does to arms besides the joint one and weighted, and how these two stand to them."""
+def _others(
+    setting: str, column: str, factor: str, shown: Mapping[str, Mapping[int, float]], rows: pd.DataFrame
+) -> Iterator[str]:
+    """What a factor does to arms besides those that are shown, and how these, by seed with it, stand to them."""
     for other in FACTORS[factor][2]:
         found = by_seed(rows, other, column, factor=factor)
-        if found and other not in (joint, "weighted"):
-            lies = [paired(by_seed(rows, arm, column, factor=factor), found) for arm in (joint, "weighted")]
-            yield (
-                f"- {setting}: {other} with it - without {paired(found, by_seed(rows, other, column))}; "
-                f"{joint} - {other} {lies[0]}; weighted - {other} {lies[1]}."
-            )
+        if found and other not in shown:
+            lies = [f"{arm} - {other} {paired(scores, found)}" for arm, scores in shown.items()]
+            less = paired(found, by_seed(rows, other, column))
+            yield f"- {setting}: {other} with it - without {less}; {'; '.join(lies)}."
 
 
 def joint_gains(rows: pd.DataFrame, tuned: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Gains:

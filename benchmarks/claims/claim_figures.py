@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from claim_rows import EndPoint
+from claim_rows import Curve, EndPoint
 from claim_statistics import Difference, by_seed, paired
 from matplotlib.figure import Figure
-from study import ARMS, FRACTIONS
+from study import ARMS, FRACTIONS, ON_FRACTIONS
 
 from corrmask import pl
 
@@ -184,10 +184,9 @@ def _apart(shares: np.ndarray) -> list[float]:
     return places
 
 
-def data_curves(shown: Sequence[tuple[str, pd.DataFrame, str]], path: Path) -> bool:
+def data_curves(shown: Sequence[Curve], path: Path) -> bool:
     """Against the fraction of blood's training cells, seeds that have all: titles, rows and column of each panel."""
     fractions = {str(part): float(part) for part in sorted((*FRACTIONS, Fraction(1)))}
-    arms = ("random", "weighted", "corr")
 
     def scores(rows: pd.DataFrame, column: str, arm: str) -> dict[float, list[float]]:
         mine = rows[rows["corpus"] == "blood"]
@@ -196,7 +195,7 @@ def data_curves(shown: Sequence[tuple[str, pd.DataFrame, str]], path: Path) -> b
         seeds = set.intersection(*map(set, found.values())) if found else set()
         return {part: [of[seed] for seed in sorted(seeds)] for part, of in found.items()}
 
-    panels = [(title, {arm: scores(rows, column, arm) for arm in arms}) for title, rows, column in shown]
+    panels = [(title, {arm: scores(rows, column, arm) for arm in ON_FRACTIONS}) for title, rows, column in shown]
     panels = [one for one in panels if min(map(len, one[1].values())) > 1]  # of all arms
     if not panels:
         return False

@@ -10,6 +10,7 @@ from claim_statistics import by_seed
 from study import FACTORS
 
 EndPoint = tuple[str, str, str, Sequence[str]]  # corpus, column, title, baselines
+Curve = tuple[str, pd.DataFrame, str]  # title, rows, column
 FITTED = ("PCA", "HVG")  # to the labelled training cells, not tuned
 _CELLS = (*FITTED, "untrained")
 END_POINTS: dict[str, EndPoint] = {
@@ -78,7 +79,7 @@ def last_mark(rows: pd.DataFrame, arm: str, end_point: EndPoint) -> dict[int, fl
     return by_seed(rows[rows["corpus"] == corpus], arm, frozen(column) if arm in FITTED else column)
 
 
-def with_fractions(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> list[tuple[str, pd.DataFrame, str]]:
+def with_fractions(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> list[Curve]:
     """What is shown against the fraction of blood's cells: titles, rows and columns; a CPU's once it has fractions."""
     title = END_POINTS["all"][2]
     shown = [(title, rows, "mean_macro_f1")]

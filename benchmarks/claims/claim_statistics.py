@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy import stats
-from study import CONTROLS
+from study import CONTROLS, ON_FRACTIONS
 
 SEEDS = 3  # from which a verdict is given
 MARGIN = 0.01  # by which corr on a third of the cells may lie below random on all
@@ -129,13 +129,12 @@ def verdict(rows: pd.DataFrame, end_point: str, seeds: int = SEEDS, to_beat: str
 
 def data_verdict(rows: pd.DataFrame, end_point: str, less: str = "1/3", more: str = "1") -> Verdict:
     """The same for a third of the data: of `less` of the cells against `more` of them."""
-    arms = ("random", "weighted", "corr")
-    part, whole = ({arm: by_seed(rows, arm, end_point, fraction=of) for arm in arms} for of in (less, more))
+    part, whole = ({arm: by_seed(rows, arm, end_point, fraction=of) for arm in ON_FRACTIONS} for of in (less, more))
     all_cells = "all" if more == "1" else more
-    found = {f"{arm} on {less} - random on {all_cells}": paired(part[arm], whole["random"]) for arm in arms}
+    found = {f"{arm} on {less} - random on {all_cells}": paired(part[arm], whole["random"]) for arm in part}
     limited, weighted, corr = found.values()
     n = min(one.n for one in found.values())
-    found |= {f"{arm} on {less} - {arm} on {all_cells}": paired(part[arm], whole[arm]) for arm in arms}
+    found |= {f"{arm} on {less} - {arm} on {all_cells}": paired(part[arm], whole[arm]) for arm in part}
     found[f"corr on {less} - weighted on {less}"] = paired(part["corr"], part["weighted"])
     if n < SEEDS:
         return f"open: {n} of {SEEDS} seeds have the runs that it takes", found

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import claim_figures as figures
 import pandas as pd
 from claim_factors import Gains, factors, joint_gains, joint_masking
-from claim_rows import END_POINTS, ON_BLOOD, OTHERS, RARE, TUNED, judged, read, with_fractions, with_tuned
+from claim_rows import END_POINTS, ON_BLOOD, OTHERS, RARE, TUNED, Curve, judged, read, with_fractions, with_tuned
 from claim_statistics import SEEDS, by_seed
 from claim_tables import against_frozen, leakage, rounding, standing
 from claim_verdicts import against_expression, by_type, claim, confirmed, less_data
@@ -89,7 +89,8 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     yield ""
     tuned = with_tuned(rows, on_cpu)
     gains = joint_gains(rows, tuned, on_cpu)
-    yield from _figures(rows, tuned, gains, on_cpu, images, suffix)
+    curves = with_fractions(rows, on_cpu)
+    yield from _figures(rows, tuned, gains, curves, images, suffix)
     yield "## What the runs say"
     yield ""
     yield "### Rare populations"
@@ -110,9 +111,9 @@ def page(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, images: Path, suffix: 
     yield from against_expression(rows)
     yield "### Less data"
     yield ""
-    for title, file, column in with_fractions(rows, on_cpu):
+    for title, file, column in curves:
         yield from less_data(title, file[file["corpus"] == "blood"], column)
-    if on_cpu is not None and (on_cpu["fraction"] != "1").any():
+    if len(curves) > 1:
         yield "A CPU's runs on fractions and on all cells may be of different CPUs (below), which round differently."
         yield ""
     yield "### All arms"
@@ -165,7 +166,7 @@ def _seeds(rows: pd.DataFrame) -> str:
 
 
 def _figures(
-    rows: pd.DataFrame, tuned: pd.DataFrame, gains: Gains, on_cpu: pd.DataFrame | None, images: Path, suffix: str
+    rows: pd.DataFrame, tuned: pd.DataFrame, gains: Gains, curves: Sequence[Curve], images: Path, suffix: str
 ) -> Iterator[str]:
     """Each figure that there is data for, with its caption; the others by name."""
     others = [one for one in END_POINTS.values() if one not in ON_BLOOD]
@@ -174,7 +175,7 @@ def _figures(
         "differences": lambda path: figures.differences(rows, ON_BLOOD, path),
         "joint": lambda path: figures.joint(gains, path),
         "abundance": lambda path: figures.abundance(rows, path),
-        "data": lambda path: figures.data_curves(with_fractions(rows, on_cpu), path),
+        "data": lambda path: figures.data_curves(curves, path),
         "leakage": lambda path: figures.leakage(rows, [*ON_BLOOD, *others], path),
         "curves-others": lambda path: figures.curves(rows, others, path),
         "differences-others": lambda path: figures.differences(rows, others, path),
@@ -232,13 +233,14 @@ def _missing(planned: list[Run], done: set[str]) -> Iterator[str]:
 
 def _untuned(planned: list[Run], done: set[str], tuned: pd.DataFrame) -> Iterator[str]:
     """Runs of fresh seeds, and of fractions on a CPU, that are not there; models without end points by fine-tuning."""
-    fresh = [run.name for run in confirming() if run.name not in set(tuned["run"])]
+    known = set(tuned["run"])
+    fresh = [run.name for run in confirming() if run.name not in known]
     if fresh:
         yield f"- fresh seeds on a CPU: {', '.join(fresh)}"
     elsewhere = [run.name for run in planned if run.fraction != 1 and run.seed < SEEDS and run.name in done]
-    if again := [name for name in elsewhere if name not in set(tuned["run"])]:
+    if again := [name for name in elsewhere if name not in known]:
         yield f"- fractions on a CPU as well: {', '.join(again)}"
-    left = len({run.name for run in planned} - set(tuned["run"]))
+    left = len({run.name for run in planned} - known)
     if left:
         where = "those of blood and of simulated tissues are done on a CPU"
         yield f"- end points by fine-tuning: {left} of {len(planned)} runs; {where}"

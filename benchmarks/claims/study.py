@@ -17,6 +17,7 @@ ARMS = (*DECISIVE, *FURTHER)
 CONTROLS = ("random", "weighted", "rewired")  # above all of which corr has to lie
 CONFIRMING = range(5, 10)  # seeds kept for what the first three suggested of fine-tuning, on blood and a CPU
 FRACTIONS = {Fraction(1, 3): 5, Fraction(1, 2): 3, Fraction(1, 9): 3}  # of the training cells: seeds at most
+ON_FRACTIONS = ("random", "weighted", "corr")
 MARKS = 4  # checkpoints at which a run is scored, evenly spaced
 
 # One factor at a time, on blood and, where `ON_KANG` has it, on kang: its changes to training and to the graph, and the
@@ -170,7 +171,7 @@ def _trained(seeds: Sequence[int]) -> Iterator[Run]:
         yield from (Run("blood", arm, seed) for seed in seeds for arm in arms)
     for fraction, most in FRACTIONS.items():
         few = seeds[:most]
-        yield from (Run("blood", arm, seed, fraction) for seed in few for arm in ("random", "corr", "weighted"))
+        yield from (Run("blood", arm, seed, fraction) for seed in few for arm in ON_FRACTIONS)
     for corpus in ("simulated", "kang"):
         for arms in (DECISIVE, FURTHER):
             yield from (Run(corpus, arm, seed) for seed in seeds for arm in arms)
