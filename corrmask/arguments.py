@@ -55,7 +55,10 @@ def checked(function: _T) -> _T:
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            return function(*args, **kwargs)  # raises it as Python does, with the function's name
         for name, value in bound.arguments.items():
             kind = kinds().get(name, Any)
             if not _fits(value, kind):
@@ -84,7 +87,10 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind is Path:
         return isinstance(value, os.PathLike)
     if origin is tuple:
-        return isinstance(value, (tuple, list)) and len(value) == len(inside) and all(map(_fits, value, inside))
+        if not isinstance(value, (tuple, list)):
+            return False
+        inside = inside[:1] * len(value) if inside[1:] == (...,) else inside
+        return len(value) == len(inside) and all(map(_fits, value, inside))
     name = getattr(origin or kind, "__name__", "")
     if name in ("Mapping", "dict"):
         return isinstance(value, Mapping) and all(_fits(one, inside[1]) for one in value.values() if inside)
@@ -122,7 +128,7 @@ def _words(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(map(repr, inside))
     if origin is tuple:
-        return f"{len(inside)} values"
+        return f"{_words(inside[0]).removeprefix('a ')}s" if inside[1:] == (...,) else f"{len(inside)} values"
     name = getattr(origin or kind, "__name__", str(kind))
     if name in ("Mapping", "dict") and inside and inside[1] is not Any:
         return f"a mapping to {_words(inside[1]).removeprefix('a ')}s"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from corrmask import ops
+from corrmask.arguments import checked
 from corrmask.corpus_files import (
     OBS_NAME,
     TOKEN_COLUMNS,
@@ -68,6 +69,7 @@ class Corpus:
         Hash of the content as it was written (for a corpus of another tool: the fingerprint that `datasets` keeps).
     """
 
+    @checked
     def __init__(self, dataset: Any, vocabulary: Vocabulary, name: str, content_hash: str) -> None:
         self.vocabulary = vocabulary
         self.name = name
@@ -82,6 +84,7 @@ class Corpus:
         self._chunks = token_chunks(column)
 
     @classmethod
+    @checked
     def open(cls, path: str | Path, vocabulary: Vocabulary | None = None) -> Corpus:
         """Open a corpus of ours, or one that Geneformer's tokenizer or `datasets` wrote (with its vocabulary).
 
@@ -128,6 +131,7 @@ class Corpus:
         return cls(dataset, vocabulary, str(path), content_hash)
 
     @classmethod
+    @checked
     def from_dataset(cls, dataset: Any, vocabulary: Vocabulary, name: str = "dataset") -> Corpus:
         """A corpus of a `datasets.Dataset` with ``input_ids``, where it lies; a streamed one is read into memory.
 
@@ -237,6 +241,7 @@ class Corpus:
                 f"corpus {self.name!r}: {found}; give rows that it has, and the vocabulary that it was tokenised with"
             ) from None
 
+    @checked
     def obs(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Columns of `obs` (all by default), indexed by the cells' names where the corpus has them.
 
@@ -263,6 +268,7 @@ class Corpus:
         return frame
 
 
+@checked
 def split_cells(n_cells: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Training and held-out rows, a pure function of the arguments.
 
@@ -271,15 +277,25 @@ def split_cells(n_cells: int, held_out: float, seed: int) -> tuple[np.ndarray, n
     n_cells
         Cells of the corpus.
     held_out
-        Share of cells held out, rounded; at least one cell remains for training.
+        Share of cells held out, 0 .. 1, rounded; at least one cell remains for training.
     seed
-        Of the split.
+        Of the split: 0 or more.
 
     Returns
     -------
     train, held_out : numpy.ndarray
         int64, ascending.
+
+    Raises
+    ------
+    InputError
+        An argument is out of range.
     """
+    if n_cells < 0 or not 0 <= held_out <= 1 or seed < 0:
+        raise InputError(
+            "split_cells: 'n_cells' and 'seed' must be at least 0 and 'held_out' in 0 .. 1, "
+            f"got {n_cells}, {seed} and {held_out}"
+        )
     n_held_out = min(round(n_cells * held_out), max(n_cells - 1, 0))
     order = np.random.default_rng([seed, 0x5717]).permutation(n_cells)
     return np.sort(order[n_held_out:]), np.sort(order[:n_held_out])

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 import torch
 
 from corrmask import ops
+from corrmask.arguments import checked
 from corrmask.errors import InputError
 from corrmask.moments import Moments, pairwise_correlation
 from corrmask.ops.covariance_update import PANEL, panel_start, panels_offset, panels_size
@@ -73,6 +74,7 @@ class Covariance:
     ...     sums[0].add(other)
     """
 
+    @checked
     def __init__(
         self,
         n_genes: int,

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from corrmask.arguments import checked
 from corrmask.corpus import Corpus
 from corrmask.covariance import log_normalize
 from corrmask.errors import InputError
@@ -55,6 +56,7 @@ class Embeddings:
     genes: AnnData
 
 
+@checked
 def embed(
     model: str | Path,
     *,
@@ -109,8 +111,6 @@ def embed(
     """
     if (corpus is None) == (data is None):
         raise InputError("embed: give the cells by --corpus or by --data (corpus=, data=), one of them")
-    if pooling != "mean":
-        raise InputError(f"embed: 'pooling' must be 'mean', got {pooling!r}")
     if batch_size < 1:
         raise InputError(f"embed: 'batch_size' must be at least 1, got {batch_size}")
     network, vocabulary = load_model(model)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from corrmask.arguments import checked
 from corrmask.errors import InputError
 from corrmask.vocabulary import FILE_NAME, Vocabulary
 
@@ -48,6 +49,7 @@ class _DictionaryUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is not admitted")
 
 
+@checked
 def read_dictionary(path: str | Path) -> dict[str, Any]:
     """Read a dictionary of names to numbers from a pickle (``.pkl``) or JSON (``.json``) file.
 
@@ -84,6 +86,7 @@ def read_dictionary(path: str | Path) -> dict[str, Any]:
     return value
 
 
+@checked
 def read_vocabulary(path: str | Path, medians: str | Path | None = None) -> Vocabulary:
     """A vocabulary of ours (``vocabulary.json`` or a folder that holds it), or one from Geneformer's dictionaries.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from corrmask import ops
+from corrmask.arguments import checked
 from corrmask.errors import InputError
 from corrmask.groups import SPECIAL, GroupTable
 from corrmask.progress import Progress, silent
@@ -67,6 +68,7 @@ class Cells:
         return seeds, partners, present
 
 
+@checked
 def mask_frequency(
     groups: GroupTable, cells: Cells, sampling: Mapping[str, Any], progress: Progress, *, power: float = 1.0
 ) -> np.ndarray:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from corrmask.arguments import checked
 from corrmask.demo.cells import read_cells
 from corrmask.demo.folder import prepare
 from corrmask.demo.settings import DemoSettings
@@ -20,6 +21,7 @@ from corrmask.threads import torch_threads
 __all__ = ["DemoSettings", "run_demo"]
 
 
+@checked
 def run_demo(
     output: str | Path,
     settings: DemoSettings | None = None,

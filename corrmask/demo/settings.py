@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from corrmask.arguments import checked
 from corrmask.errors import InputError
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 HELD_OUT = 0.1
 
 
+@checked
 @dataclass(frozen=True)
 class DemoSettings:
     """What a run is made from; None is filled in as said.

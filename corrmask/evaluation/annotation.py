@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from corrmask.arguments import checked
 from corrmask.errors import InputError
 from corrmask.evaluation import baselines, bootstrap, classifiers
 from corrmask.evaluation.annotation_report import KNN, LOGISTIC, AnnotationReport, Level, Score, TypeCount
@@ -49,6 +50,7 @@ class _Draws:
 Key = tuple[str, str]  # representation, classifier
 
 
+@checked
 def evaluate_annotation(
     embeddings: Mapping[str, np.ndarray],
     labels: Any,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from corrmask.arguments import checked
 from corrmask.errors import InputError
 from corrmask.evaluation import bootstrap, classifiers
 from corrmask.evaluation.bootstrap import Interval
@@ -104,6 +105,7 @@ class GenesReport:
         ]
 
 
+@checked
 def evaluate_genes(
     embeddings: Mapping[str, np.ndarray],
     labels: Any,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from corrmask.arguments import checked
 from corrmask.errors import InputError
 from corrmask.progress import Progress, silent
 from corrmask.simulation.blocks import BLOCK_CELLS, Block, draw_block, n_blocks
@@ -34,6 +35,7 @@ def blocks(tissue: Tissue, n_cells: int, *, progress: Progress = silent) -> Iter
         progress("simulate", min(first + BLOCK_CELLS, n_cells), n_cells)
 
 
+@checked
 def simulate(
     n_cells: int = 5000,
     n_genes: int | None = None,
@@ -135,8 +137,8 @@ def simulate(
 
 def check_cells(n_cells: int) -> None:
     """Check a number of cells."""
-    if isinstance(n_cells, bool) or not isinstance(n_cells, int | np.integer) or n_cells < 1:
-        raise InputError(f"n_cells must be a whole number of at least 1, got {n_cells!r}")
+    if n_cells < 1:
+        raise InputError(f"n_cells must be a whole number of at least 1, got {n_cells}")
 
 
 def _stack(parts: list[sp.csr_matrix], drawn: list[Block]) -> sp.csr_matrix:

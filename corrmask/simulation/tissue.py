@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import ndtri
 
+from corrmask.arguments import checked
 from corrmask.errors import InputError
 from corrmask.simulation.like import LIBRARY_POINTS, RealCells, read_real_cells
 
@@ -84,6 +85,7 @@ class Tissue:
         return len(self.gene_names)
 
 
+@checked
 def design_tissue(
     *,
     n_genes: int | None = None,
@@ -175,9 +177,8 @@ def design_tissue(
 
 def _check(given: dict) -> None:
     def at_least(name: str, low: int) -> None:
-        value = given[name]
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-            raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
+        if given[name] < low:
+            raise InputError(f"{name} must be a whole number of at least {low}, got {given[name]}")
 
     for name in ("n_types", "module_size", *(n for n in ("n_genes", "rare_genes") if given[n] is not None)):
         at_least(name, 1)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from corrmask.arguments import checked
 from corrmask.arms import make_masker
 from corrmask.corpus import Corpus, split_cells
 from corrmask.distributed import Ranks, joined
@@ -32,6 +33,7 @@ from corrmask.training.validation import Validation
 from corrmask.vocabulary import Vocabulary
 
 
+@checked
 def pretrain(
     corpus: Corpus | str | Path,
     output: str | Path,

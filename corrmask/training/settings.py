@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from corrmask.arguments import checked
 from corrmask.arms import check_arm
 from corrmask.errors import InputError
 from corrmask.gene_graph import GeneGraph
@@ -38,6 +39,7 @@ _WHOLE = {
 }
 
 
+@checked
 @dataclass(frozen=True)
 class Settings:
     """Settings of a pre-training run. The default shape is Geneformer's of 10 M parameters.
@@ -138,7 +140,7 @@ class Settings:
             raise InputError("'steps' and 'epochs' exclude each other; give one of them")
         for name, least in _WHOLE.items():
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            if value is not None and value < least:
                 raise InputError(f"{name!r} must be a whole number of at least {least}, got {value!r}")
         for name, low, high in (("rate", 1e-6, 1), ("expand", 0, 1), ("expand_from", 0, 1)):
             value = getattr(self, name)
