@@ -171,10 +171,10 @@ def encoding(scale: Scale, rates: Rates) -> Iterator[str]:
     yield row(n_cells, "**corrmask**", ms, ms, floor / ms)
     padded = _padded_sort(scale, there)
     yield row(n_cells, "sort of padded rows in torch (restated; ties in any order)", padded, ms)
-    cells_there = cell_ids.to(scale.device)
-    bins = ops.bin_values(*there[:3], cells_there, seed=1, epoch=0)
+    cells_there = [*there[:3], cell_ids.to(scale.device)]
+    bins = ops.bin_values(*cells_there, seed=1, epoch=0)
     assert torch.equal(bins.cpu(), ops.bin_values(indptr, indices, values, cell_ids, seed=1, epoch=0))
-    ms = scale.milliseconds(lambda: ops.bin_values(*there[:3], cells_there, seed=1, epoch=0))
+    ms = scale.milliseconds(lambda: ops.bin_values(*cells_there, seed=1, epoch=0))
     yield from table("Binning", "51 bins, the same cells.")
     yield row(n_cells, "**corrmask**", ms, ms, 12 * len(indices) / rates.bandwidth * 1e3 / ms)
 
@@ -210,7 +210,7 @@ def share_of_a_step(scale: Scale, _: Rates) -> Iterator[str]:
         intermediate_size=512,
         max_position_embeddings=width,
     )
-    model = BertForMaskedLM(config).to(scale.device)
+    model = BertForMaskedLM(config).to(scale.device)  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     masker = CorrMasker(batch.groups, 0.15, gene_token_range=(cells.SPECIAL_TOKENS, size)).to(scale.device)
     ids, lengths, cell_ids = (one.to(scale.device) for one in (batch.input_ids, batch.lengths, batch.cell_ids))

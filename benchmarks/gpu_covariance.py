@@ -79,10 +79,10 @@ def check(scale: Scale, counts: Any, n: int = 3000) -> None:
     results[0].update_edges(partners, weights, min_cells=10, min_corr=0.1)
     place = np.full(scale.n_genes, -1)
     place[frequent] = np.arange(len(frequent))
-    partners, weights = partners.cpu().numpy(), weights.cpu().numpy()
-    own = np.repeat(np.arange(scale.n_genes), partners.shape[1]).reshape(partners.shape)
-    both = (partners >= 0) & (place[own] >= 0) & (place[np.maximum(partners, 0)] >= 0)
-    error = np.abs(weights[both] - wanted[place[own[both]], place[partners[both]]]).max(initial=0)
+    found, strength = partners.cpu().numpy(), weights.cpu().numpy()
+    own = np.repeat(np.arange(scale.n_genes), found.shape[1]).reshape(found.shape)
+    both = (found >= 0) & (place[own] >= 0) & (place[np.maximum(found, 0)] >= 0)
+    error = np.abs(strength[both] - wanted[place[own[both]], place[found[both]]]).max(initial=0)
     assert both.any(), "no edge was compared"
     assert error <= BOUND, f"a correlation is off by {error:.1e}"
 
@@ -94,8 +94,8 @@ def products(scale: Scale, counts: Any) -> Iterator[tuple[str, Callable[[], Any]
 
     def on_device() -> Tensor:
         arrays = normalised.indptr, normalised.indices, normalised.data
-        parts = (torch.from_numpy(one).to(scale.device) for one in arrays)
-        return torch.sparse_csr_tensor(*parts, size=(n_cells, n_genes), check_invariants=False)
+        indptr, indices, values = (torch.from_numpy(one).to(scale.device) for one in arrays)
+        return torch.sparse_csr_tensor(indptr, indices, values, size=(n_cells, n_genes), check_invariants=False)
 
     gram = torch.zeros(n_genes, n_genes, device=scale.device)
 

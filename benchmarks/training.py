@@ -117,10 +117,10 @@ class Race(transformers.TrainerCallback):
             arguments = transformers.TrainingArguments(
                 folder,
                 per_device_train_batch_size=settings.batch_size,
-                max_steps=settings.steps,
+                max_steps=settings.steps or 0,
                 learning_rate=settings.lr,
                 weight_decay=settings.weight_decay,
-                warmup_steps=settings.warmup,
+                warmup_steps=settings.warmup or 0,
                 lr_scheduler_type="linear",
                 train_sampling_strategy="group_by_length",
                 length_column_name="length",

@@ -425,7 +425,7 @@ def test_intervals_are_of_paired_seeds(scripts: dict[str, ModuleType]) -> None:
     assert (found.n, found.mean) == (3, 2.0)
     assert (found.low, found.high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), abs=1e-5)
     alone = scripts["claim_statistics"].paired({0: 1.0}, {0: 0.0})
-    assert (alone.low, alone.above, alone.below) == (None, False, False)
+    assert (alone.low, alone.above, alone.below) == (-np.inf, False, False)
 
 
 @pytest.mark.parametrize(

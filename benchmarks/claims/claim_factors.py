@@ -83,8 +83,9 @@ def joint_gains(rows: pd.DataFrame, tuned: pd.DataFrame, on_cpu: pd.DataFrame | 
                 add(read_as, f"{name}, fresh seeds", fresh, "corr", "weighted", column)
             add(read_as, f"{name}, evenly", mine, "levelled", "random", column)
             for fraction in map(str, FRACTIONS):
-                is_there = on_cpu is None or (mine["fraction"] == fraction).any()
-                part = mine if is_there else on_cpu[on_cpu["corpus"] == corpus]
+                part = mine
+                if on_cpu is not None and not (mine["fraction"] == fraction).any():
+                    part = on_cpu[on_cpu["corpus"] == corpus]
                 add(read_as, f"{name}, {fraction} of the cells", part, "corr", "weighted", column, fraction=fraction)
     for read_as, name, (_, column, *_), factor, joint, mine in with_factors(rows, on_cpu):
         add(read_as, f"{name}, {factor}", mine, joint, "weighted", column, factor=factor)

@@ -119,7 +119,7 @@ def _intervals(
         ax.axvline(0, color=pl.style.GREY, linewidth=1)
         for place, (_, one, colour) in enumerate(reversed(rows)):
             ax.plot(list(one.values.values()), [place] * one.n, "o", color=colour, markersize=3.5, alpha=0.6)
-            if one.low is not None:
+            if one.n > 1:
                 ax.plot([one.low, one.high], [place, place], color=colour, linewidth=1.4)
                 ax.plot([one.mean], [place], "|", color=colour, markersize=10, markeredgewidth=2)
         ax.set_yticks(range(len(names)), names[::-1] if ax is axes[0] else [""] * len(names))
@@ -215,10 +215,10 @@ def data_curves(shown: Sequence[Curve], path: Path) -> bool:
 
 def leakage(rows: pd.DataFrame, end_points: Sequence[EndPoint], path: Path) -> bool:
     """End points at the last mark against leakage, means over seeds, a point an arm."""
-    shown: list[tuple[EndPoint, Mapping[str, tuple[float, float]]]] = []
+    shown: list[tuple[EndPoint, dict[str, tuple[float, float]]]] = []
     for one in end_points:
         mine = rows[rows["corpus"] == one[0]]
-        points = {}
+        points: dict[str, tuple[float, float]] = {}
         for arm in ARMS:
             leak, score = by_seed(mine, arm, "leak_0.1_alike"), by_seed(mine, arm, one[1])
             if leak and score:
@@ -229,8 +229,8 @@ def leakage(rows: pd.DataFrame, end_points: Sequence[EndPoint], path: Path) -> b
         return False
     figure, axes = _panels(len(shown))
     for ax, ((_, _, title, _), points) in zip(axes, shown):
-        for arm, (leak, score) in points.items():
-            ax.plot([100 * leak], [score], "o", color=COLOURS[arm], markersize=7, label=arm)
+        for arm, (leaking, reached) in points.items():
+            ax.plot([100 * leaking], [reached], "o", color=COLOURS[arm], markersize=7, label=arm)
         ax.set(xlabel="masked genes with a visible partner,\n|r| ≥ 0.1, genes counted alike (%)", title=title)
         ax.title.set_fontsize(9)
     _legend(figure, axes)

@@ -15,6 +15,7 @@ import torch
 from claim_scores import column_start, rare_f1
 from study import Tuning
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from corrmask.evaluation.splits import make_splits
 from corrmask.model import attention_mask, choose_device, load_model
@@ -27,7 +28,7 @@ ORDER = 0xF17E  # the stream of the order of cells
 class Annotator(nn.Module):
     """Logits of types [B, n_types] from tokens [B, L] and lengths [B]."""
 
-    def __init__(self, bert: nn.Module, n_types: int) -> None:
+    def __init__(self, bert: PreTrainedModel, n_types: int) -> None:
         super().__init__()
         self.bert = bert
         self.types = nn.Linear(bert.config.hidden_size, n_types)

@@ -113,7 +113,7 @@ def _genes(genes: Any, labels: Path, representation: str = MODEL) -> dict[str, A
         n_resamples=RESAMPLES,
     )
     auroc = report.get(representation).auroc
-    columns = {"auroc": auroc.value, "auroc_low": auroc.low, "auroc_high": auroc.high}
+    columns: dict[str, Any] = {"auroc": auroc.value, "auroc_low": auroc.low, "auroc_high": auroc.high}
     columns["genes"] = json.dumps(report.genes["found"])
     if representation == MODEL:
         columns["auroc_static"] = report.get(f"{MODEL} (static)").auroc.value

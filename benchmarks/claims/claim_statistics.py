@@ -23,12 +23,12 @@ class Difference:
     values
         By seed.
     low, high
-        95 % t interval of the mean; None for fewer than two seeds.
+        95 % t interval of the mean; -inf and inf for fewer than two seeds.
     """
 
     values: Mapping[int, float]
-    low: float | None
-    high: float | None
+    low: float
+    high: float
 
     @property
     def n(self) -> int:
@@ -43,28 +43,28 @@ class Difference:
     @property
     def above(self) -> bool:
         """Whether the interval lies above 0."""
-        return self.low is not None and self.low > 0
+        return self.low > 0
 
     @property
     def below(self) -> bool:
         """Whether the interval lies below 0."""
-        return self.high is not None and self.high < 0
+        return self.high < 0
 
     def __str__(self) -> str:
         """The mean, and its interval where there is one."""
         if not self.n:
             return "no pair yet"
-        ends = "" if self.low is None else f" [{self.low:+.3f}, {self.high:+.3f}]"
+        ends = "" if self.n < 2 else f" [{self.low:+.3f}, {self.high:+.3f}]"
         return f"{self.mean:+.3f}{ends} (n = {self.n})"
 
 
 Verdict = tuple[str, dict[str, Difference]]  # what is said, and what it rests on
 
 
-def interval(values: np.ndarray) -> tuple[float | None, float | None]:
-    """95 % t interval of a mean; None, None for fewer than two values."""
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % t interval of a mean; all numbers for fewer than two values."""
     if len(values) < 2:
-        return None, None
+        return -np.inf, np.inf
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean() - half), float(values.mean() + half)
 
@@ -74,7 +74,7 @@ def with_interval(values: np.ndarray) -> str:
     if not len(values):
         return ""
     low, high = interval(values)
-    return f"{values.mean():.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
+    return f"{values.mean():.3f}" + ("" if len(values) < 2 else f" [{low:.3f}, {high:.3f}]")
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
@@ -114,7 +114,7 @@ def verdict(rows: pd.DataFrame, end_point: str, seeds: int = SEEDS, to_beat: str
         said.append("it needs no biology: rewired has it")
     below = [f"corr - {other}" for other, one in zip(CONTROLS, decisive) if one.below]
     against = [f"below 0 lies {' and '.join(below)}"] if below else []
-    if not beaten and level.n >= seeds:
+    if level is not None and level.n >= seeds and not beaten:
         against.append(f"corr is no better than {to_beat} alone")
         if not said and not any(one.above for one in decisive):
             said.append("between corr and the other arms no difference is shown")

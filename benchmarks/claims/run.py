@@ -332,17 +332,18 @@ class Work:
         """CPU time of this run so far, with that of earlier processes."""
         return self.before + time.process_time() - self.started
 
-    def progress(self, stage: str, done: int, total: int) -> None:
+    def progress(self, stage: str, done: int, total: int | None) -> None:
         """Keep the CPU time, and every half minute of it say where the run is and what is left."""
         spent = self.cpu_seconds()
-        if spent - self.said < 30 and done < total:
+        if spent - self.said < 30 and done != total:
             return
         self.clock.write_text(f"{spent:.1f}")
         if spent - self.said < 30:
             return
         self.said = spent
+        of = "" if total is None else f"/{total:,}"
         later = "" if self.rest is None else f"; the other runs about {self.rest / 3600:.1f} CPU h"
-        print(f"{self.title}: {stage} {done:,}/{total:,}, {spent:.0f} CPU s so far{later}", flush=True)
+        print(f"{self.title}: {stage} {done:,}{of}, {spent:.0f} CPU s so far{later}", flush=True)
 
 
 def rounded(row: dict[str, Any]) -> dict[str, Any]:

@@ -175,6 +175,6 @@ def _trained(seeds: Sequence[int]) -> Iterator[Run]:
     for corpus in ("simulated", "kang"):
         for arms in (DECISIVE, FURTHER):
             yield from (Run(corpus, arm, seed) for seed in seeds for arm in arms)
-    for factor, (_, _, arms) in FACTORS.items():
+    for factor, (_, _, chosen) in FACTORS.items():
         for corpus in ("blood", *("kang",) * (factor in ON_KANG)):
-            yield from (Run(corpus, arm, seed, factor=factor) for seed in seeds[:FACTOR_SEEDS] for arm in arms)
+            yield from (Run(corpus, arm, seed, factor=factor) for seed in seeds[:FACTOR_SEEDS] for arm in chosen)
