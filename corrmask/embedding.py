@@ -70,7 +70,7 @@ def embed(
     pooling: Literal["mean"] = "mean",
     batch_size: int = 32,
     max_len: int | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     progress: Progress = silent,
 ) -> Embeddings:
     """Embed cells and genes with a trained model, in fp32 and without dropout.

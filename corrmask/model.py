@@ -152,8 +152,8 @@ def attention_mask(lengths: Tensor, width: int) -> Tensor:
     return (torch.arange(width, device=lengths.device)[None, :] < lengths[:, None]).to(torch.int64)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" is CUDA where there is one, else the CPU.
+def choose_device(name: str | torch.device) -> torch.device:
+    """The device of that name, or that device; "auto" is CUDA where there is one, else the CPU.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except Exception as error:  # torch raises RuntimeError, AssertionError or NotImplementedError
-        raise InputError(f"device {name!r} is not available here; use --device cpu (device='cpu')") from error
+        raise InputError(f"device {str(name)!r} is not available here; use --device cpu (device='cpu')") from error
     return device
 
 

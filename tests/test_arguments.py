@@ -127,6 +127,7 @@ def test_settings_take_numbers_of_numpy() -> None:
 
     settings = Settings("corr", steps=np.int64(5), rate=np.float32(0.5), seed=np.uint8(3))
     settings.check()
+    assert Settings("random", device=torch.device("cpu")).to_dict() == Settings("random", device="cpu").to_dict()
     assert json.loads(json.dumps(settings.to_dict())) == Settings("corr", steps=5, rate=0.5, seed=3).to_dict()
     assert DemoSettings(arms=("random", "corr"), top_k=np.int32(4)).top_k == 4
     for wrong, message in (({"steps": 5.0}, "'steps'"), ({"rate": "half"}, "'rate'"), ({"shard": "no"}, "'shard'")):

@@ -126,7 +126,7 @@ class Settings:
     checkpoint_every: int | None = None
     keep: int = 2
     seed: int = 0
-    device: str = "auto"
+    device: str | torch.device = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int | None = None
     peak: float | None = None
@@ -197,7 +197,7 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe, in the order of the attributes."""
-        return asdict(self)
+        return asdict(self) | {"device": str(self.device)}
 
 
 def difference(recorded: dict[str, Any], settings: Settings) -> str | None:
