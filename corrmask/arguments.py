@@ -58,6 +58,8 @@ def checked(function: _T) -> _T:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError:
+            bound = None
+        if bound is None:
             return function(*args, **kwargs)  # raises it as Python does, with the function's name
         for name, value in bound.arguments.items():
             kind = kinds().get(name, Any)

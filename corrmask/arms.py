@@ -91,7 +91,7 @@ def make_masker(
             corpus, rate, expand, max_group=max_group, rows=rows, max_len=max_len, seed=seed, progress=progress
         )
     elif arm in WITH_FREQUENCY:
-        cells = Cells(corpus, rows, max_len=max_len, seed=seed)
+        cells = Cells(corpus, corpus.row_numbers(rows, "make_masker"), max_len=max_len, seed=seed)
         sampling: dict[str, Any] = {"rate_ppm": round(rate * 10**6), "seed": seed, "max_group": max_group}
         sampling["expand"] = threshold(expand, "'expand'")
         power = 1.0 if frequency_power is None else frequency_power

@@ -83,6 +83,14 @@ class Corpus:
         check_token_column(column, name)
         self._chunks = token_chunks(column)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # where the tokens lie holds for this process alone: a copy looks for itself, in the same files
+        return {**vars(self), "_chunks": self._chunks.device}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._chunks = token_chunks(self._dataset.data.column("input_ids")).to(state["_chunks"])
+
     @classmethod
     @checked
     def open(cls, path: str | Path, vocabulary: Vocabulary | None = None) -> Corpus:
@@ -177,6 +185,30 @@ class Corpus:
     def __len__(self) -> int:
         return self.n_cells
 
+    def row_numbers(self, rows: np.ndarray | None, name: str) -> np.ndarray:
+        """Rows of this corpus, checked: int64 [n]; all for None. `name` is who was given them, for messages.
+
+        Raises
+        ------
+        InputError
+            They are no whole numbers [n], or not in 0 .. n_cells - 1.
+        """
+        if rows is None:
+            return np.arange(self.n_cells)
+        array = np.asarray(rows)
+        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+            raise InputError(
+                f"{name}: 'rows' must be row numbers [n], got {array.dtype} {list(array.shape)}; of a mask give "
+                "np.flatnonzero(mask)"
+            )
+        if array.size and not 0 <= array.min() <= array.max() < self.n_cells:
+            raise InputError(
+                f"{name}: 'rows' must be in 0 .. {self.n_cells - 1}, got {array.min()} .. {array.max()}; give rows "
+                f"that corpus {self.name!r} has"
+            )
+        return array.astype(np.int64)
+
+    @checked
     def to(self, device: torch.device | str) -> Corpus:
         """The same corpus with its tokens copied to the memory of a CUDA device, where batches are put together then.
 

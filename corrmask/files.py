@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from typing import Any
 from corrmask.errors import InputError
 
 
-def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
+def check_output(
+    path: str | Path, *, overwrite: bool = False, markers: Sequence[str] = (), inputs: Iterable[Any] = ()
+) -> Path:
     """Check that `path` can be written, before any work is done; what a killed process left beside it is cleared.
 
     Parameters
@@ -24,12 +27,53 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
     path
         File or folder that will be created.
     overwrite
-        Whether an existing one may be replaced.
+        Whether an existing one may be replaced: a file by a file, a folder by a folder of the same kind.
+    markers
+        Files of which one is in each folder of this kind; none where a file is written.
+    inputs
+        What is read: paths and globs; all else is passed over.
 
     Raises
     ------
     InputError
-        It exists and `overwrite` is False, its parent does not exist, or the parent cannot be written.
+        It exists and `overwrite` is False or it is of another kind, it is or holds an input, its parent does not exist,
+        or the parent cannot be written.
+    """
+    path = check_place(path)
+    check_apart(path, inputs)
+    _check_free(path, overwrite)
+    if os.path.lexists(path) and not path.is_symlink():
+        names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+        found = ""
+        if path.is_dir() != bool(markers):
+            found = "a file, not a folder" if markers else "a folder, not a file"
+        elif names and not names.intersection(markers):
+            found = f"a folder without {' or '.join(markers)}"
+        if found:
+            raise InputError(f"output {str(path)!r} exists and is {found}; choose another name")
+    return path
+
+
+def check_apart(path: Path, inputs: Iterable[Any]) -> None:
+    """Raise InputError where an output is one of the inputs (paths and globs), or a folder that holds one."""
+    place = path.parent.resolve() / path.name  # a link is replaced, not what it points to
+    for given in inputs:
+        if not isinstance(given, (str, os.PathLike)):
+            continue
+        for one in [given] if os.path.exists(given) else glob.glob(os.fspath(given)):
+            if place in (found := Path(one).resolve(), *found.parents):
+                raise InputError(
+                    f"output {str(path)!r} would replace the input {os.fspath(one)!r}; choose another name"
+                )
+
+
+def check_place(path: str | Path) -> Path:
+    """The path, whose folder exists and can be written; what a killed process left beside it is cleared.
+
+    Raises
+    ------
+    InputError
+        Its parent does not exist or cannot be written.
     """
     path = Path(path)
     if path.name in ("", ".."):
@@ -42,13 +86,17 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
             _clear_leftovers(path)
     except OSError as error:
         raise InputError(explain(error, path)) from error
+    return path
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
     if os.path.lexists(path) and not overwrite:
         raise InputError(
             f"output {str(path)!r} exists already; pass --overwrite (overwrite=True) or choose another name"
         )
-    return path
 
 
+ZARR = ("zarr.json", ".zgroup")  # markers of zarr stores, of version 3 and 2
 NO_SPACE = "no space left on the disk"
 
 
@@ -109,7 +157,8 @@ def replacing(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     Path
         A name that does not exist yet, in the same folder, with the suffix of `path`.
     """
-    path = check_output(path, overwrite=overwrite)
+    path = check_place(path)
+    _check_free(path, overwrite)
     temporary = path.with_name(f".{path.stem}.{_owner()}.part{path.suffix}")
     _remove(temporary)
     with explaining(path, temporary):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import scipy.sparse as sp
 
 from corrmask.arguments import checked
 from corrmask.errors import InputError
-from corrmask.files import check_output, replacing, write_h5ad
+from corrmask.files import ZARR, check_output, replacing, write_h5ad
 from corrmask.staging import on_host
 
 if TYPE_CHECKING:
@@ -203,8 +204,8 @@ class GeneGraph:
         return cls.from_anndata(adata, name=f"graph {str(path)!r}")
 
 
-def check_graph_output(path: str | Path, *, overwrite: bool) -> None:
-    """Check the output of `GeneGraph.write` before the work begins."""
+def check_graph_output(path: str | Path, *, overwrite: bool, inputs: Iterable[Any] = ()) -> None:
+    """Check the output of `GeneGraph.write` before the work begins; see `corrmask.files.check_output`."""
     if Path(path).suffix not in (".h5ad", ".zarr"):
         raise InputError(f"graph {str(path)!r}: the name must end in .h5ad or .zarr")
-    check_output(path, overwrite=overwrite)
+    check_output(path, overwrite=overwrite, markers=ZARR if Path(path).suffix == ".zarr" else (), inputs=inputs)

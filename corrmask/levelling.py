@@ -36,7 +36,7 @@ class Cells:
 
     def __init__(self, corpus: Corpus, rows: np.ndarray, *, max_len: int, seed: int) -> None:
         self.corpus, self.max_len = corpus, max_len
-        self.order = np.random.default_rng([seed, 0xACCE]).permutation(np.asarray(rows, dtype=np.int64))
+        self.order = np.random.default_rng([seed, 0xACCE]).permutation(rows)
         if not np.minimum(corpus.lengths[self.order], max_len).any():
             raise InputError(
                 f"mask frequencies: the {len(self.order):,} cells of 'rows' hold no genes; give cells to count masks on"
@@ -168,15 +168,7 @@ def level(
             f"calibrate: the corpus has {corpus.vocabulary.size:,} tokens and the groups {groups.vocabulary_size:,}; "
             "build the groups with the corpus's vocabulary"
         )
-    rows = np.arange(corpus.n_cells) if rows is None else np.asarray(rows)
-    if rows.dtype.kind not in "iu" and rows.size:
-        raise InputError(
-            f"calibrate: 'rows' must be row numbers, got {rows.dtype}; of a mask give np.flatnonzero(mask)"
-        )
-    rows = rows.astype(np.int64)
-    if len(rows) and not 0 <= rows.min() <= rows.max() < corpus.n_cells:
-        raise InputError(f"calibrate: 'rows' must be in 0 .. {corpus.n_cells - 1}, got {rows.min()} .. {rows.max()}")
-    cells = Cells(corpus, rows, max_len=max_len, seed=sampling["seed"])
+    cells = Cells(corpus, corpus.row_numbers(rows, "calibrate"), max_len=max_len, seed=sampling["seed"])
     wanted = np.full(groups.vocabulary_size, sampling["rate_ppm"] / 10**6)
     return fit_thresholds(groups, cells, wanted, sampling, progress)
 

@@ -127,7 +127,7 @@ class Loader:
             ("seed", seed, 0),
             ("world_size", world_size, 1),
         ):
-            if value < least:
+            if not least <= value < 2**63:
                 raise InputError(f"Loader: {name!r} must be a whole number of at least {least}, got {value!r}")
         if not 0 <= rank < world_size:
             raise InputError(f"Loader: 'rank' must be in 0 .. {world_size - 1}, got {rank}")
@@ -138,6 +138,12 @@ class Loader:
             raise InputError("Loader: there is no CUDA device; leave out 'device' and 'pin_memory'")
         if masker is not None and not masker.token_group.is_cpu:
             raise InputError("Loader: 'masker' must be on the CPU, where cells are read; or mask on the device")
+        if masker is not None and len(masker.token_group) != corpus.vocabulary.size:
+            raise InputError(
+                f"Loader: 'masker' is of {len(masker.token_group):,} tokens, corpus {corpus.name!r} has "
+                f"{corpus.vocabulary.size:,}; build its groups with the corpus's vocabulary"
+            )
+        rows = None if rows is None else corpus.row_numbers(rows, "Loader")
         n = corpus.n_cells if rows is None else len(rows)
         if n == 0:
             raise InputError(f"Loader: corpus {corpus.name!r} has no cells to read; give another, or other 'rows'")
@@ -162,8 +168,11 @@ class Loader:
         """Batches of an epoch."""
         return batches_per_epoch(len(self._order), self._batch_size)
 
+    @checked
     def epoch(self, number: int) -> Generator[LoadedBatch, None, None]:
         """The batches of one epoch, 0 <= number < 2**28."""
+        if not 0 <= number < 2**28:
+            raise InputError(f"Loader: the number of an epoch must be in 0 .. 2**28 - 1, got {number}")
         return self.batches(number * len(self), (number + 1) * len(self))
 
     def batches(self, first: int = 0, last: int | None = None) -> Generator[LoadedBatch, None, None]:

@@ -252,7 +252,8 @@ def tokenize(
         Bad values, no gene with a token, a missing column, an existing output: one line, nothing written.
     """
     started = time.perf_counter()
-    check_output(output, overwrite=overwrite)
+    inputs = [*(data if isinstance(data, (list, tuple)) else [data]), gene_map]
+    check_output(output, overwrite=overwrite, markers=[FILE_NAME], inputs=inputs)
     _check_max_len(max_len, "tokenize")
     memory_bytes = memory_budget(memory, "tokenize")
     check_obs_names(obs)
@@ -293,7 +294,7 @@ def tokenize(
             vocabulary.save(folder / FILE_NAME)
         n_kept = 0 if part.state is None else part.state["counts"]["n_cells"]
         counts = _write(part, sources, vocabulary, obs, max_len, normalized, progress)
-        finish(folder / "corpus", check_output(output, overwrite=overwrite))
+        finish(folder / "corpus", check_output(output, overwrite=overwrite, markers=[FILE_NAME]))
     return TokenizeReport(
         **counts,
         n_genes_in_files=len(union),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import multiprocessing
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,34 @@ def padded(cells: list[list[int]], width: int = 10) -> tuple[torch.Tensor, torch
     for row, cell in zip(ids, cells):
         row[: len(cell)] = torch.tensor(cell, dtype=torch.int32)
     return ids, torch.tensor([len(cell) for cell in cells])
+
+
+def first_tokens(corpus: Corpus) -> list[list[int]]:
+    """What a process of its own reads of a corpus that it was sent."""
+    return corpus.batch(np.arange(30), 10).input_ids.tolist()
+
+
+@pytest.mark.parametrize("kind", ["files", "memory", "parquet"])
+def test_a_copy_reads_the_same_cells(tmp_path: Path, kind: str) -> None:
+    """Where tokens lie in memory holds for one process: a pickle must not carry addresses."""
+    vocabulary = make_vocabulary()
+    cells = make_cells(30, vocabulary)
+    corpus = Corpus.from_dataset(datasets.Dataset.from_dict({"input_ids": cells}), vocabulary)
+    if kind == "files":
+        corpus._dataset.save_to_disk(tmp_path / "corpus")
+        corpus = Corpus.open(tmp_path / "corpus", vocabulary)
+    if kind == "parquet":
+        corpus._dataset.to_parquet(tmp_path / "cells.parquet")
+        corpus = Corpus.open(tmp_path / "cells.parquet", vocabulary)
+    expected = first_tokens(corpus)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(first_tokens, (corpus,)) == expected
+    for again in (pickle.loads(pickle.dumps(corpus)), copy.deepcopy(corpus), copy.copy(corpus)):
+        corpus = None  # the copy stands alone
+        assert first_tokens(again) == expected
+        assert again.lengths.tolist() == [len(cell) for cell in cells]
+        chunks = pickle.loads(pickle.dumps(again._chunks))
+        assert torch.equal(chunks.table[:, 0], again._chunks.table[:, 0])
 
 
 def make_obs(n_cells: int) -> pd.DataFrame:

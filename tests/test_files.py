@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from corrmask.errors import InputError
@@ -231,6 +232,48 @@ def test_outputs_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with replacing("out") as temporary:
         temporary.write_text("relative")
     assert contents(tmp_path) == {"out": "relative"}
+
+
+def test_only_an_output_of_the_same_kind_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    (tmp_path / "a.csv").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    write_folder(tmp_path / "earlier", "old", ("vocabulary.json", "data"))
+    before = contents(tmp_path)
+    for name, markers, words in (
+        ("notes", ["vocabulary.json"], "is a folder without vocabulary.json; choose another name"),
+        ("notes", ["zarr.json", ".zgroup"], "without zarr.json or .zgroup"),
+        ("notes", [], "is a folder, not a file"),
+        ("a.csv", ["vocabulary.json"], "is a file, not a folder"),
+    ):
+        with pytest.raises(InputError, match=words):
+            check_output(tmp_path / name, overwrite=True, markers=markers)
+        with pytest.raises(InputError, match="exists already"):
+            check_output(tmp_path / name, markers=markers)
+    for name, markers in (("empty", ["x"]), ("earlier", ["vocabulary.json"]), ("a.csv", []), ("new", ["x"])):
+        check_output(tmp_path / name, overwrite=True, markers=markers)
+    assert contents(tmp_path) == before
+
+
+def test_no_input_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "run", "cells", ("cells.h5ad", "b.h5ad"))
+    (tmp_path / "link.h5ad").symlink_to(tmp_path / "run" / "cells.h5ad")
+    monkeypatch.chdir(tmp_path)
+    for output, given in (
+        ("run/cells.h5ad", "run/cells.h5ad"),
+        ("run/cells.h5ad", tmp_path / "run" / "cells.h5ad"),
+        ("run/cells.h5ad", "link.h5ad"),
+        ("run", Path("run/b.h5ad")),
+        ("run", "run/*.h5ad"),
+        (tmp_path / "run", "run"),
+    ):
+        for overwrite in (False, True):
+            with pytest.raises(InputError, match="would replace the input"):
+                check_output(output, overwrite=overwrite, inputs=[None, np.zeros(2), given])
+    check_output("link.h5ad", overwrite=True, inputs=["run/cells.h5ad"])  # the link is replaced, not what it points to
+    check_output("run/b.h5ad", overwrite=True, inputs=["run/cells.h5ad", "none*"])
+    check_output("new", inputs=["run"])
 
 
 def test_any_other_error_says_what_it_was() -> None:

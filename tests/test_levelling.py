@@ -191,7 +191,7 @@ def test_bad_input(corpus: Corpus) -> None:
         (lambda: groups.calibrate(corpus, expand=2), "'expand'"),
         (lambda: groups.calibrate(corpus, rows=np.zeros(0, int)), "hold no genes"),
         (lambda: groups.calibrate(corpus, max_len=0), "'max_len' must be in 1"),
-        (lambda: groups.calibrate(corpus, rows=np.ones(N_CELLS, bool)), "row numbers, got bool"),
+        (lambda: groups.calibrate(corpus, rows=np.ones(N_CELLS, bool)), r"row numbers \[n\], got bool"),
         (lambda: groups.calibrate(corpus, rows=np.array([N_CELLS])), "'rows' must be in 0 .. 599"),
         (lambda: other.calibrate(corpus), "154 tokens and the groups 6"),
     ):

@@ -270,13 +270,27 @@ def test_one_cell_and_cells_longer_than_the_context(tmp_path: Path) -> None:
         ({"ahead": 0}, "'ahead'"),
         ({"seed": -1}, "'seed'"),
         ({"rank": 1}, r"'rank' must be in 0 \.\. 0, got 1"),
+        ({"seed": 2**63}, "'seed'"),
         ({"rows": np.zeros(0, np.int64)}, "no cells to read"),
+        (
+            {"rows": np.ones(90, bool)},
+            r"'rows' must be row numbers \[n\], got bool \[90\]; of a mask give np.flatnonzero",
+        ),
+        ({"rows": [0.5]}, r"'rows' must be row numbers \[n\], got float64"),
+        ({"rows": ["a"]}, r"'rows' must be row numbers \[n\], got <U1"),
+        ({"rows": [[1, 2]]}, r"'rows' must be row numbers \[n\], got int64 \[1, 2\]"),
+        ({"rows": [900], "balance": "kind"}, r"'rows' must be in 0 \.\. \d+, got 900 \.\. 900; give rows that corpus"),
+        ({"rows": [-1]}, "got -1"),
+        ({"masker": make_masker(Vocabulary(np.array(["A", "B"], dtype=object)))}, "'masker' is of 6 tokens, corpus"),
     ],
 )
 def test_bad_arguments(corpus: Corpus, changed: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         Loader(corpus, **{"batch_size": 8, "max_len": 9, **changed})
     assert "\n" not in str(caught.value)
+    for epoch in (-1, 2**28, "1"):
+        with pytest.raises(InputError, match=r"epoch|'number'"):
+            Loader(corpus, 8, 9).epoch(epoch)  # type: ignore[arg-type]
 
 
 def test_batches_go_to_any_device(corpus: Corpus) -> None:

@@ -170,6 +170,16 @@ def test_overwriting(tmp_path: Path) -> None:
     tokenize(make_cells(make_counts()[:10]), path, overwrite=True)
     assert Corpus.open(path).n_cells == 10
     assert [p.name for p in tmp_path.iterdir()] == ["corpus"]
+    cells = path / "cells.h5ad"
+    make_cells(make_counts()).write_h5ad(cells)
+    for output in (cells, path):
+        with pytest.raises(InputError, match="would replace the input"):
+            tokenize([cells], output, overwrite=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"is a folder without vocabulary\.json"):
+        tokenize([cells], tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine" / "notes.txt").exists()
 
 
 def no_median(value: float) -> dict[str, Any]:

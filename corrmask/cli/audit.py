@@ -57,7 +57,7 @@ def audit(
     Example: [bold]corrmask audit --corpus corpus --graph graph.h5ad -o audit[/bold]
     """
     if output is not None:
-        check_output(output, overwrite=overwrite)
+        check_output(output, overwrite=overwrite, markers=["audit.json"], inputs=[corpus, graph, vocabulary])
     levels = _numbers(thresholds)
 
     from corrmask.audit import audit as look

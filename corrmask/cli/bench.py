@@ -79,7 +79,7 @@ def masking(
     Example: [bold]corrmask bench masking my_code.collators:collator --step-cells-per-second 840[/bold]
     """
     if output is not None:
-        check_output(output, overwrite=overwrite)
+        check_output(output, overwrite=overwrite, markers=["masking.json"])
 
     from corrmask.bench.collators import bench_collators, load_collator
 

@@ -48,7 +48,7 @@ def embed(
     for path in [output] if genes is None else [output, genes]:
         if path.suffix != ".h5ad":
             raise InputError(f"output {str(path)!r} must end in .h5ad")
-        check_output(path, overwrite=overwrite)
+        check_output(path, overwrite=overwrite, inputs=[corpus, model] if path == output else [corpus, model, data])
     if genes is not None and genes.resolve() == output.resolve():
         raise InputError(f"cells and genes would be written to one file, {str(output)!r}; choose another for --genes")
 

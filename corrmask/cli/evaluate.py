@@ -68,7 +68,7 @@ def annotation(
 ) -> None:
     """Predict cell types from frozen embeddings; PCA of log-counts and HVG + logistic regression always beside."""
     if output is not None:
-        check_output(output, overwrite=overwrite)
+        check_output(output, overwrite=overwrite, inputs=[*_unnamed(files), counts])
     column, level = _pair(holdout, "--holdout", "OBS=LEVEL") if holdout is not None else (None, None)
     fractions = _fractions(thin or [])
 
@@ -186,7 +186,7 @@ def genes(
 ) -> None:
     """Tell two classes of genes apart by their embeddings: 5 x 5-fold AUROC, with expression level alone beside."""
     if output is not None:
-        check_output(output, overwrite=overwrite)
+        check_output(output, overwrite=overwrite, inputs=[*_unnamed(files), labels, expression])
 
     from corrmask.evaluation.gene_labels import evaluate_genes
     from corrmask.evaluation.inputs import named_paths, read_genes
@@ -246,6 +246,11 @@ def genes(
     if report.genes["ambiguous"]:
         console.note(f"left out, labelled both ways: {', '.join(report.genes['ambiguous'])}")
     _note_convergence(sum(score.not_converged for score in report.scores))
+
+
+def _unnamed(files: list[str]) -> list[str]:
+    """``[NAME=]FILE`` read in either way, for `check_output`, to which a file that is not there does not matter."""
+    return [*files, *(one.partition("=")[2] for one in files)]
 
 
 def _pair(text: str, option: str, form: str) -> tuple[str, str]:

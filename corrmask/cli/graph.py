@@ -87,7 +87,7 @@ def graph(
         console.note_normalized()
     started = time.perf_counter()
     with joined(torch.device("cpu")) as ranks, console.progress() as progress, explaining(output, part_folder(output)):
-        ranks.first(lambda: check_graph_output(output, overwrite=overwrite))
+        ranks.first(lambda: check_graph_output(output, overwrite=overwrite, inputs=[*files, gene_map, vocabulary]))
         if resume and ranks.world > 1:
             raise InputError(f"--resume: {ranks.world} processes keep nothing to go on from; leave it out, or use one")
         result = correlation_graph(

@@ -14,7 +14,7 @@ from corrmask.demo.cells import read_cells
 from corrmask.demo.folder import prepare
 from corrmask.demo.settings import DemoSettings
 from corrmask.demo.stages import run_stages
-from corrmask.files import check_output
+from corrmask.files import check_apart, check_place
 from corrmask.progress import Progress, silent
 from corrmask.threads import torch_threads
 
@@ -57,7 +57,8 @@ def run_demo(
         Before anything is written, for whatever can be known by then.
     """
     settings = (settings or DemoSettings()).resolve()
-    folder = check_output(output, overwrite=True)
+    folder = check_place(output)
+    check_apart(folder, [settings.data, settings.gene_labels])
     cells, fingerprint = read_cells(settings)
     record = {
         "kind": "demo",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,6 +50,10 @@ class TokenChunks:
         table[:-1, 3] = [len(part) for part in tokens]
         self.table = torch.from_numpy(table)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # the table holds addresses of this process: a copy makes its own
+        return _rebuilt, (self._tokens, self._offsets, self.device)
+
     def __len__(self) -> int:
         return int(self.table[-1, 0])
 
@@ -63,7 +66,7 @@ class TokenChunks:
         """The same rows in the memory of a device, copied piece by piece; those of the CPU where they are."""
         if torch.device(device) == self.device:
             return self
-        there, table = copy.copy(self), self.table.clone()
+        there, table = TokenChunks(self._tokens, self._offsets), self.table.clone()
         parts = zip(self._offsets, self._tokens, strict=True)
         there._there = [tuple(_on_device(part, device) for part in piece) for piece in parts]
         table[:-1, 1:3] = torch.tensor([[part.data_ptr() for part in piece] for piece in there._there]).view(-1, 2)
@@ -73,6 +76,10 @@ class TokenChunks:
     def lengths(self) -> np.ndarray:
         """Tokens of each row: int64 [rows]."""
         return np.concatenate([np.zeros(0, np.int64), *(np.diff(part).astype(np.int64) for part in self._offsets)])
+
+
+def _rebuilt(tokens: Sequence[np.ndarray], offsets: Sequence[np.ndarray], device: torch.device) -> TokenChunks:
+    return TokenChunks(tokens, offsets).to(device)
 
 
 def _bits(name: str, parts: Sequence[np.ndarray], dtypes: tuple[np.dtype, ...], least: int) -> int:

@@ -17,6 +17,7 @@ from corrmask.arms import make_masker
 from corrmask.corpus import Corpus, split_cells
 from corrmask.distributed import Ranks, joined
 from corrmask.errors import InputError
+from corrmask.files import check_apart
 from corrmask.gene_graph import GeneGraph
 from corrmask.loader import Loader
 from corrmask.model import build_model, choose_device, load_weights
@@ -89,6 +90,8 @@ def pretrain(
     if graph is None and settings.mask != "random":
         raise InputError(f"mask {settings.mask!r} needs a graph; write one with `corrmask graph` and give it (--graph)")
     with joined(choose_device(settings.device)) as ranks, ExitStack() as stack:
+        if overwrite:
+            check_apart(Path(output), [corpus.name if isinstance(corpus, Corpus) else corpus, graph])
         opened = run_folder.opened(output, resume=resume, overwrite=overwrite)
         folder = ranks.first(lambda: stack.enter_context(opened))
         shown = progress if ranks.rank == 0 else silent

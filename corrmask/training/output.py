@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from corrmask.errors import InputError
-from corrmask.files import NO_SPACE, check_output, explain, replacing, sync
+from corrmask.files import NO_SPACE, check_place, explain, replacing, sync
 from corrmask.model import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from corrmask.training.settings import Settings, difference
 from corrmask.vocabulary import FILE_NAME
@@ -31,7 +31,7 @@ def opened(path: str | Path, *, resume: bool, overwrite: bool) -> Iterator[Path]
     """
     if resume and overwrite:
         raise InputError("--resume and --overwrite (resume=, overwrite=) exclude each other; give one of them")
-    folder = check_output(path, overwrite=True)
+    folder = check_place(path)
     if os.path.lexists(folder):
         if not folder.is_dir() or not (is_run(folder) or _is_empty(folder)):
             raise InputError(f"output {str(path)!r} exists and is not a model of corrmask; choose another name")
