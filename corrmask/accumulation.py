@@ -171,6 +171,17 @@ def _read(part: Part, accumulated: Covariance, edges: tuple[torch.Tensor, torch.
     accumulated.restore(arrays)
 
 
+def check_order(sources: list[Source], within: pd.Series) -> None:
+    """Raise InputError where levels are indexed by the names of the cells, but in another order than the cells."""
+    cells = pd.Index(np.concatenate([source.read_obs([]).index for source in sources]).astype(str))
+    names = within.index.astype(str)
+    if len(names) == len(cells) and not names.equals(cells) and cells.is_unique and names.isin(cells).all():
+        raise InputError(
+            "correlation_graph: 'within' names the cells in another order than 'data'; give "
+            "within.loc[adata.obs_names], or within.to_numpy() if the order of its values is that of the cells"
+        )
+
+
 def check_levels(sources: list[Source], within: str) -> None:
     """Refuse cells whose level is missing: as a level of their own they would pass for one population."""
     for source in sources:

@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -97,8 +97,11 @@ def _fits(value: Any, kind: Any) -> bool:
     if name in ("Mapping", "dict"):
         return isinstance(value, Mapping) and all(_fits(one, inside[1]) for one in value.values() if inside)
     if name in ("Sequence", "ndarray"):  # a list, an array, a column of a table: what has a length and an order
-        listed = hasattr(value, "__len__") and hasattr(value, "__getitem__") and getattr(value, "ndim", 1) > 0
-        return listed and not isinstance(value, _NO_SEQUENCE)
+        listed = hasattr(value, "__len__") and hasattr(value, "__getitem__")
+        one = getattr(value, "ndim", 1) == 1 if name == "Sequence" else getattr(value, "ndim", 1) > 0
+        return listed and one and not isinstance(value, _NO_SEQUENCE)
+    if name == "Collection":  # or a set, which has no order
+        return isinstance(value, Set) or _fits(value, Sequence)
     if name == "Callable" or getattr(kind, "_is_protocol", False):
         return callable(value)
     if isinstance(origin or kind, type) and isinstance(value, origin or kind):
@@ -115,6 +118,7 @@ _WORDS = {
     "Path": "a path",
     "NoneType": "None",
     "Sequence": "a sequence",
+    "Collection": "a collection",
     "ndarray": "an array",
     "Mapping": "a mapping",
     "dict": "a mapping",
@@ -130,17 +134,25 @@ def _words(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(map(repr, inside))
     if origin is tuple:
-        return f"{_words(inside[0]).removeprefix('a ')}s" if inside[1:] == (...,) else f"{len(inside)} values"
+        return _plural(inside[0]) if inside[1:] == (...,) else f"{len(inside)} values"
     name = getattr(origin or kind, "__name__", str(kind))
     if name in ("Mapping", "dict") and inside and inside[1] is not Any:
-        return f"a mapping to {_words(inside[1]).removeprefix('a ')}s"
-    return _WORDS.get(name, f"a {name}")
+        return f"a mapping to {_plural(inside[1])}"
+    return _WORDS.get(name, f"{'an' if name[:1] in tuple('AEIOU') else 'a'} {name}")
+
+
+def _plural(kind: Any) -> str:
+    return f"{_words(kind).removeprefix('a ').removeprefix('an ')}s"
 
 
 def _plain(value: Any) -> Any:
-    """Numbers and strings of numpy as Python's, in a tuple too; operators take no others."""
-    if isinstance(value, tuple):
-        return tuple(map(_plain, value)) if type(value) is tuple else value
+    """Numbers and strings of numpy as Python's, in a tuple or mapping too; operators and JSON take no others."""
+    if type(value) is tuple:
+        return tuple(map(_plain, value))
+    if type(value) is dict:
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, np.floating):
+        return float(value)
     return value.item() if isinstance(value, np.generic) else value
 
 

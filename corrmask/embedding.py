@@ -111,6 +111,11 @@ def embed(
     """
     if (corpus is None) == (data is None):
         raise InputError("embed: give the cells by --corpus or by --data (corpus=, data=), one of them")
+    if corpus is not None and (matrix != "X" or gene_column is not None or gene_map is not None or normalized):
+        raise InputError(
+            "embed: --matrix, --gene-column, --gene-map and --normalized (matrix=, ...) are of --data; leave them out "
+            "with --corpus"
+        )
     if batch_size < 1:
         raise InputError(f"embed: 'batch_size' must be at least 1, got {batch_size}")
     network, vocabulary = load_model(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,9 +106,9 @@ def neighbourhoods(graph: GeneGraph) -> dict[str, list[str]]:
 
 @checked
 def enrich(
-    groups: Mapping[str, Sequence[str]],
-    gene_sets: Mapping[str, Sequence[str]],
-    background: Sequence[str],
+    groups: Mapping[str, Collection[str]],
+    gene_sets: Mapping[str, Collection[str]],
+    background: Collection[str],
     *,
     min_genes: int = 5,
 ) -> Enrichment:
@@ -134,7 +134,8 @@ def enrich(
     """
     from scipy.stats import hypergeom
 
-    position = {gene: i for i, gene in enumerate(dict.fromkeys(map(str, background)))}
+    listed = map(str, sorted(background) if isinstance(background, Set) else background)
+    position = {gene: i for i, gene in enumerate(dict.fromkeys(listed))}
     in_groups = _members(groups, position, 2)
     in_sets = _members(gene_sets, position, min_genes)
     if not in_groups or not in_sets:
@@ -206,9 +207,10 @@ def enrich_graph(
     return real, null
 
 
-def _members(groups: Mapping[str, Sequence[str]], position: Mapping[str, int], least: int) -> dict[str, np.ndarray]:
+def _members(groups: Mapping[str, Collection[str]], position: Mapping[str, int], least: int) -> dict[str, np.ndarray]:
     """Positions of the genes of each group that has enough of them."""
-    found = {name: np.unique([position[gene] for gene in genes if gene in position]) for name, genes in groups.items()}
+    named = {name: [str(gene) for gene in genes] for name, genes in groups.items()}
+    found = {name: np.unique([position[gene] for gene in genes if gene in position]) for name, genes in named.items()}
     return {name: genes for name, genes in found.items() if len(genes) >= least}
 
 

@@ -62,6 +62,8 @@ class GeneGraph:
     @checked
     def hubs(self, n: int = 10) -> list[tuple[str, int]]:
         """The `n` genes that are partners of most others, and of how many."""
+        if n < 0:
+            raise InputError(f"hubs: 'n' must be 0 or more, got {n}")
         degree = self.in_degree()
         return [(str(self.var_names[g]), int(degree[g])) for g in np.argsort(-degree, kind="stable")[:n]]
 
@@ -119,12 +121,12 @@ class GeneGraph:
             kept = (ends[0] >= 0) & (ends[1] >= 0)
             shape = (adata.n_vars, adata.n_vars)
             adata.varp[key] = sp.csr_matrix((edges.data[kept], (ends[0][kept], ends[1][kept])), shape=shape)
-            adata.uns["corrmask"] = self.provenance
+            adata.uns["corrmask"] = dict(self.provenance)
             return adata
         var = DataFrame({"in_degree": self.in_degree()}, index=Index(self.var_names.astype(str)))
         adata = AnnData(shape=(0, self.n_genes), var=var)
-        adata.varp["correlation"] = sp.csr_matrix(self.to_scipy())
-        adata.uns["corrmask"] = self.provenance
+        adata.varp[key] = sp.csr_matrix(self.to_scipy())
+        adata.uns["corrmask"] = dict(self.provenance)
         return adata
 
     @classmethod

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 
-from corrmask.accumulation import accumulate, check_levels
+from corrmask.accumulation import accumulate, check_levels, check_order
 from corrmask.arguments import checked
 from corrmask.covariance import Covariance, no_edges
 from corrmask.distributed import ALONE, Ranks
@@ -159,6 +160,8 @@ def correlation_graph(
     genes = united_genes(sources)
     if isinstance(within, str):
         check_levels(sources, within)
+    elif isinstance(within, pd.Series):
+        check_order(sources, within)
     if resume:
         check_resumable(sources)
     n_genes = len(genes)
@@ -190,7 +193,12 @@ def correlation_graph(
     if within is not None and not isinstance(within, str):
         identity["within"] = _hash_of(map(str, within))
     edges = no_edges(n_genes, top_k, device)
-    with nullcontext() if checkpoint is None else kept_part(Path(checkpoint), identity, resume=resume) as part:
+    resumable = all(source.resumable for source in sources)
+    with (
+        nullcontext()
+        if checkpoint is None
+        else kept_part(Path(checkpoint), identity, resume=resume, resumable=resumable) as part
+    ):
         done = accumulate(
             sources,
             genes,

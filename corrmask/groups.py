@@ -214,6 +214,8 @@ class GroupTable:
         InputWarning
             Less than a tenth of the vocabulary's genes bring others along.
         """
+        if not 0 <= min_overlap <= 1:
+            raise InputError(f"from_graph: 'min_overlap' must be in 0 .. 1, got {min_overlap}")
         tokens = vocabulary.tokens_of(graph.var_names)
         overlap = int((tokens >= 0).sum())
         if overlap == 0 or overlap < min_overlap * min(graph.n_genes, vocabulary.n_genes):

@@ -165,7 +165,9 @@ def choose_device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except Exception as error:  # torch raises RuntimeError, AssertionError or NotImplementedError
+        if device.type not in ("cpu", "cuda"):
+            raise NotImplementedError
+    except Exception as error:  # torch raises RuntimeError, AssertionError and others
         raise InputError(f"device {str(name)!r} is not available here; use --device cpu (device='cpu')") from error
     return device
 

@@ -43,6 +43,8 @@ def find_modules(graph: GeneGraph, *, resolution: float = 1.0, seed: int = 0) ->
         raise InputError("modules: the graph has no edges; build it with a lower --min-corr or from more cells")
     if not 0 < resolution < np.inf:
         raise InputError(f"modules: 'resolution' must be positive and finite, got {resolution}")
+    if seed < 0:
+        raise InputError(f"modules: 'seed' must be 0 or more, got {seed}")
     strength = abs(graph.to_scipy())
     symmetric = strength.maximum(strength.T).tocoo()
     once = symmetric.row < symmetric.col

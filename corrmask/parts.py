@@ -47,7 +47,7 @@ class Part:
 
 
 @contextmanager
-def kept_part(folder: Path, identity: dict[str, Any], *, resume: bool) -> Iterator[Part]:
+def kept_part(folder: Path, identity: dict[str, Any], *, resume: bool, resumable: bool) -> Iterator[Part]:
     """Give a folder of parts, which outlives the process that is killed or interrupted, and no other end.
 
     Parameters
@@ -58,6 +58,8 @@ def kept_part(folder: Path, identity: dict[str, Any], *, resume: bool) -> Iterat
         Inputs and parameters, JSON-safe: parts are taken up where all of it is the same alone.
     resume
         Take up what is there; otherwise, and where there is nothing, begin anew.
+    resumable
+        Whether the inputs can be told by a later process; if not, nothing outlives an interruption.
 
     Raises
     ------
@@ -79,8 +81,9 @@ def kept_part(folder: Path, identity: dict[str, Any], *, resume: bool) -> Iterat
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         try:
             yield Part(folder, identity, state)
-        except Exception:
-            shutil.rmtree(folder, ignore_errors=True)
+        except BaseException as error:
+            if isinstance(error, Exception) or not resumable:
+                shutil.rmtree(folder, ignore_errors=True)
             raise
         shutil.rmtree(folder)
 

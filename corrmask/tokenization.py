@@ -278,7 +278,8 @@ def tokenize(
         check_resumable(sources)
     output = Path(output)
     folder = part_folder(output)
-    with explaining(output, folder), kept_part(folder, identity, resume=resume) as part:
+    resumable = all(source.resumable for source in sources)
+    with explaining(output, folder), kept_part(folder, identity, resume=resume, resumable=resumable) as part:
         if part.state is not None:
             vocabulary = Vocabulary.load(folder)
         elif vocabulary is None or vocabulary.medians is None:

@@ -173,8 +173,8 @@ class CorrMaskValueCollator(EpochTold):
             raise InputError(
                 f"{name}: 'mask_value' and 'pad_value' must differ, both are {mask_value}; masks would be lost"
             )
-        if n_bins < 2:
-            raise InputError(f"{name}: 'n_bins' must be at least 2, got {n_bins}")
+        if not 2 <= n_bins <= 2**20:
+            raise InputError(f"{name}: 'n_bins' must be in 2 .. 2**20, got {n_bins}")
         # The range of gene tokens is for random replacement, which values do not know.
         if not 1e-6 <= mlm_probability <= 1:
             raise InputError(f"{name}: 'mlm_probability' must be in 1e-06 .. 1, got {mlm_probability}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,6 +39,8 @@ def takes(
     late: Fraction | None = None,
     anything: Any = None,
     bare=None,
+    members: Mapping[str, Collection[str]] | None = None,
+    shares: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """One argument of each kind."""
     return locals()
@@ -51,17 +53,22 @@ def test_what_serves_is_taken() -> None:
         {"number": np.int16(3), "share": 1, "name": Path("a"), "rows": [1, 2]},
         {"share": np.float32(0.5), "on": np.bool_(True), "rows": np.zeros(2), "pair": [1, 2], "late": Fraction(1, 2)},
         {"groups": {"a": ("x",), "b": pd.Index(["y"])}, "call": print, "anything": 1j, "bare": 1j},
-        {"rows": pd.Series([1.0])},
+        {"rows": pd.Series([1.0]), "members": {"a": {"x"}, "b": ["y"], "c": frozenset()}, "shares": {"a": 0.5}},
         {"rows": torch.zeros(3), "names": ["a", "b", "c"]},
     ):
         taken = takes(**given)
-        assert all(taken[name] is value or isinstance(value, np.generic) for name, value in given.items())
+        assert all(taken[name] is one or isinstance(one, (np.generic, dict)) for name, one in given.items())
+        assert all(taken[name] == one for name, one in given.items() if isinstance(one, dict))
     assert takes(7, 0.5)["number"] == 7
     plain = takes(np.int16(3), np.float32(0.5), np.str_("a"), on=np.bool_(True), pair=(np.int64(1), 2))
     assert [type(plain[name]) for name in ("number", "share", "name", "on")] == [int, float, str, bool]
     assert [type(one) for one in plain["pair"]] == [int, int]
     assert plain["pair"] == (1, 2)
     assert takes(names=("a", np.str_("b")))["names"] == ("a", "b")
+    assert [type(one) for one in takes(shares={"a": np.float32(0.5), "b": np.longdouble(1)})["shares"].values()] == [
+        float,
+        float,
+    ]
     assert inspect.signature(takes).parameters["number"].default == 1
 
 
@@ -84,6 +91,8 @@ def test_what_serves_is_taken() -> None:
         ("names", ("a", 1), "'names' must be strings, got tuple"),
         ("names", "ab", "'names' must be strings, got 'ab'"),
         ("curves", {"a": {}}, "'curves' must be a sequence, got dict"),
+        ("curves", pd.DataFrame({"a": [1]}), "'curves' must be a sequence, got DataFrame"),
+        ("members", {"a": "xy"}, "'members' must be a mapping to collections or None, got 'xy' for 'a'"),
         ("call", 1, "'call' must be a function or None, got 1"),
         ("late", 1.5, "'late' must be a Fraction or None, got 1.5"),
     ],
@@ -151,6 +160,10 @@ def test_numbers_out_of_range_are_named() -> None:
         (lambda: correlation_graph(counts, min_cells=10**30), "'min_cells' must be in 0"),
         (lambda: CorrMasker(groups, gene_token_range=(-1, 5)), "'gene_token_range' must be within 0 .. 10"),
         (lambda: split_cells(10, 1.5, 0), "'held_out' in 0 .. 1, got 10, 0 and 1.5"),
+        (lambda: graph.hubs(-1), "hubs: 'n' must be 0 or more, got -1"),
+        (lambda: find_modules(graph, seed=-1), "'seed' must be 0 or more, got -1"),
+        (lambda: GroupTable.from_graph(graph, Vocabulary(graph.var_names), min_overlap=-1.0), "'min_overlap' must be"),
+        (lambda: pl.loss_curves({"corr": [{"step": 1, "kind": "train", "loss": 2.0}]}), "no row of 'corr' is a"),
         (lambda: pl.leakage({}), "the figure needs the report of an audit"),
         (lambda: pl.f1_by_abundance({}), "the report has no scores"),
         (lambda: pl.collator_speed({}), "the report has no rows"),

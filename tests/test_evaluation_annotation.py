@@ -362,6 +362,10 @@ def test_progress_ends_at_its_total():
         ({"holdout": ["x"] * 203, "holdout_level": "y"}, "no level 'y'; there are 'x'"),
         ({"holdout": ["x"] * 203, "holdout_level": "x"}, "no cells besides"),
         ({"holdout": ["x"] * 203, "holdout_level": "x", "folds": 3}, "leave out --folds"),
+        ({"holdout_level": "x"}, r"--holdout \(holdout=, holdout_level=\): .* go together"),
+        ({"holdout": ["x"] * 203}, "go together"),
+        ({"seed": -1}, r"--seed \(seed=\)"),
+        ({"counts": "cells.h5ad"}, "counts: must be a matrix of numbers, cells x genes, got str; give adata.X"),
         ({"within": [None] * 203}, "203 cells have no value"),
         ({"test_fraction": 1.0}, "--test-fraction"),
         ({"folds": 1}, "--folds"),
@@ -378,6 +382,26 @@ def test_bad_input_is_one_line(change, message):
     with pytest.raises(InputError, match=message) as caught:
         evaluate_annotation({"e": x}, **arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_levels_and_labels_may_be_numbers(tmp_path):
+    import anndata
+
+    x, labels = blobs()
+    numbers = {name: i for i, name in enumerate(sorted(set(labels)))}
+    donors = np.arange(len(labels)) % 3
+    counts = poisson_counts(labels)
+    anndata.AnnData(counts).write_h5ad(tmp_path / "counts.h5ad")
+    options = {"holdout": donors, "holdout_level": np.int64(2), "n_resamples": 0}
+    report = evaluate_annotation(
+        {"e": x}, [numbers[one] for one in labels], thin={0: np.float32(0.02)}, unlabelled=numbers["T"], **options
+    )
+    named = evaluate_annotation({"e": x}, labels, thin={sorted(numbers)[0]: 0.02}, unlabelled="T", **options)
+    assert report.get("e").macro_f1 == named.get("e").macro_f1
+    assert json.loads(json.dumps(report.to_dict()))["settings"]["thin"] == {"0": pytest.approx(0.02)}
+    on_disk = anndata.read_h5ad(tmp_path / "counts.h5ad", backed="r").X
+    scores = [evaluate_annotation({"e": x}, labels, counts=one, n_resamples=0) for one in (counts, on_disk)]
+    assert scores[0].to_dict() == scores[1].to_dict()
 
 
 def test_nan_embeddings_are_refused():

@@ -118,6 +118,17 @@ def test_the_positive_class_turns_the_scale():
     assert evaluate_genes({"e": x}, labels, positive="insensitive", n_resamples=0).genes["negative"] == "sensitive"
 
 
+def test_sets_and_numbers_serve():
+    x, labels = labelled()
+    ones = (np.asarray(labels) == "sensitive").astype(int)
+    report = evaluate_genes({"e": x}, ones, positive=1, n_resamples=0, ambiguous={"b", "a"}, missed={"1": {"d", "c"}})
+    assert report.genes["positive"] == "1"
+    assert report.genes["ambiguous"] == ["a", "b"]
+    assert report.genes["missed"]["1"] == ["c", "d"]
+    named = evaluate_genes({"e": x}, labels, n_resamples=0)
+    assert report.get("e").auroc == named.get("e").auroc
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -127,7 +138,16 @@ def test_the_positive_class_turns_the_scale():
         ({"positive": "nothing"}, "no gene with the label 'nothing'"),
         ({"expression": np.full((120, 1), np.nan)}, "NaN or infinite values in 120 of 120 genes"),
         ({"expression": np.ones((3, 1))}, r"shape \[120, d\]"),
-        ({"folds": 1}, "folds >= 2"),
+        ({"folds": 1}, "'folds' must be at least 2"),
+        ({"seed": -1}, r"--seed \(seed=\) must be 0 or more, got -1"),
+        ({"n_resamples": -1}, r"--bootstrap \(n_resamples=\) must be 0 or more"),
+        ({"c": 0.0}, r"--penalty-c \(c=\) must be above 0"),
+        ({"labels": ["sensitive", None] * 60}, "60 genes have no value; fill them in, or leave these genes out"),
+        ({"labels": ["sensitive", ""] * 60}, "60 genes have no value"),
+        ({"labels": [["sensitive"]] * 120}, r"one value per gene is needed, got shape \[120, 1\]"),
+        ({"labels": None}, "one value per gene is needed"),
+        ({"expression": np.full((120, 2), "high")}, "must hold numbers"),
+        ({"expression": np.ones((120, 1))}, "1 columns and 'expression_features' 2 names"),
     ],
 )
 def test_bad_input_is_one_line(change, message):

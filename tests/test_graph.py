@@ -589,11 +589,29 @@ def test_into_cells_that_are_there_and_back() -> None:
     }
     assert edges == {("a", "c"): 0.75, ("a", "b"): -0.5, ("b", "a"): -0.5}
     assert back.provenance == graph.provenance
+    assert adata.uns["corrmask"] is not graph.provenance
+    alone = graph.to_anndata(key="partners")
+    assert list(alone.varp) == ["partners"]
+    np.testing.assert_array_equal(GeneGraph.from_anndata(alone, key="partners").indices, graph.indices)
     assert adata.n_obs == 3
     with pytest.raises(InputError, match="none of the graph's 4 genes"):
         graph.to_anndata(anndata.AnnData(np.ones((1, 2))))
     with pytest.raises(InputError, match="'a' is listed twice"), pytest.warns(UserWarning, match="not unique"):
         graph.to_anndata(anndata.AnnData(np.ones((1, 2)), var=pd.DataFrame(index=["a", "a"])))
+
+
+def test_levels_that_name_the_cells_in_another_order() -> None:
+    cells = anndata.AnnData(sp.csr_matrix(np.random.default_rng(0).poisson(1.0, (60, 8)).astype(np.float32)))
+    cells.obs["donor"] = np.arange(60) % 3
+    donors = cells.obs["donor"]
+    expected = correlation_graph(cells, within="donor", min_corr=0.0)
+    aligned = donors.sample(frac=1, random_state=0).loc[cells.obs_names]
+    for levels in (donors, donors.to_numpy(), donors.reset_index(drop=True), aligned):
+        graph = correlation_graph(cells, within=levels, min_corr=0.0)
+        np.testing.assert_array_equal(graph.indices, expected.indices)
+        np.testing.assert_array_equal(graph.weights, expected.weights)
+    with pytest.raises(InputError, match="'within' names the cells in another order"):
+        correlation_graph(cells, within=donors[::-1], min_corr=0.0)
 
 
 def test_too_little_free_memory_is_not_blamed_on_the_argument(monkeypatch: pytest.MonkeyPatch) -> None:

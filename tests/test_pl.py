@@ -118,6 +118,8 @@ def test_loss_curves_skip_rows_without_validation(own):
     assert [list(line.get_xdata()) for line in ax.lines] == [[0, 2], [0, 2], []]
     assert "corr (3.500)" in words(ax)
     assert "nats" in ax.get_ylabel()
+    log = [{"kind": "train", "step": 1, "loss": 9.0}, {"kind": "validation", "step": 4, "loss": 2.5}]
+    assert [list(line.get_xydata()[0]) for line in pl.loss_curves({"corr": log}).lines] == [[4, 2.5]]
 
 
 def annotation() -> dict:
@@ -185,13 +187,25 @@ def test_arms_have_colours_of_their_own():
     assert pl.arm_colour("mine") not in pl.ARM_COLOURS.values()
 
 
-@pytest.mark.parametrize("suffix", ["png", "svg"])
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf", "SVG"])
 def test_saved_files_repeat(suffix, tmp_path):
     for name in ("first", "second"):
         pl.save(pl.leakage(audit_document("random", "corr")), tmp_path / f"{name}.{suffix}")
     first, second = ((tmp_path / f"{name}.{suffix}").read_bytes() for name in ("first", "second"))
     assert first == second
     assert len(first) > 1000
+
+
+def test_figures_that_cannot_be_saved(tmp_path):
+    ax = pl.group_sizes(audit_document("corr"))
+    pl.save(ax, tmp_path / "a.jpg")
+    for path, message in (
+        (tmp_path / "a.xyz", r"must end in \..*, \.png, "),
+        (tmp_path / "no" / "a.png", "create it first"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pl.save(ax, path)
+    assert [one.name for one in tmp_path.iterdir()] == ["a.jpg"]
 
 
 def test_pyplot_stays_out():

@@ -104,6 +104,15 @@ def test_tokenize_keeps_what_was_written(tmp_path: Path, files: list[Path], monk
     assert not part_folder(output).exists()
 
 
+def test_nothing_is_kept_that_cannot_be_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells in memory cannot be told from others by a later process."""
+    write_cells(tmp_path / "cells.h5ad")
+    stop_at(monkeypatch, CorpusWriter, "append_ragged", 1, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(anndata.read_h5ad(tmp_path / "cells.h5ad"), tmp_path / "corpus")
+    assert [one.name for one in tmp_path.iterdir()] == ["cells.h5ad"]
+
+
 @pytest.mark.parametrize("passes", [False, True])
 @pytest.mark.filterwarnings("ignore:the products of:corrmask.errors.InputWarning")
 def test_graph_keeps_what_was_summed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: bool) -> None:
@@ -179,7 +188,7 @@ def test_what_is_in_memory_cannot_be_taken_up(tmp_path: Path) -> None:
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    first, second = (kept_part(tmp_path / "part", {}, resume=resume) for resume in (False, True))
+    first, second = (kept_part(tmp_path / "part", {}, resume=resume, resumable=True) for resume in (False, True))
     with first, pytest.raises(InputError, match="another process"):
         second.__enter__()
     assert not (tmp_path / "part").exists()

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from corrmask.errors import InputError
+
 QUANTILES = (5, 25, 50, 75, 95)
 NEAR = 0.25  # how far from the rate a gene's mask frequency may be, as a share of it, to count as level
 RULES = {
@@ -99,6 +101,10 @@ class ArmAudit:
 
     def leakage(self, threshold: float) -> dict[str, Any]:
         """What leaks at a threshold that was audited; see `RULES` for each figure."""
+        if threshold not in self.leaking:
+            raise InputError(
+                f"leakage: 'threshold' must be one that was audited, {sorted(self.leaking)}; got {threshold}"
+            )
         leaking, with_partner = self.leaking[threshold], int(self.with_partner[threshold].sum())
         hit = self.masked > 0
         weight = self.present[hit] / self.present[hit].sum()

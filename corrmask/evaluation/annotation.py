@@ -59,8 +59,8 @@ def evaluate_annotation(
     normalized: bool = False,
     within: Any = None,
     holdout: Any = None,
-    holdout_level: str | None = None,
-    unlabelled: str | None = None,
+    holdout_level: str | int | bool | None = None,
+    unlabelled: str | int | bool | None = None,
     thin: Mapping[str, float] | None = None,
     test_fraction: float = 0.5,
     folds: int | None = None,
@@ -82,7 +82,7 @@ def evaluate_annotation(
     embeddings
         Name -> float [n_cells, d].
     labels
-        [n_cells], the type of each cell; missing values (None, NaN) are left out.
+        [n_cells], the type of each cell, by position whatever its index; missing values (None, NaN) are left out.
     counts
         Counts [n_cells, n_genes] (CSR or dense), rows as in `embeddings`; None: no baselines.
     normalized
@@ -114,12 +114,15 @@ def evaluate_annotation(
         Shapes that differ, NaN in embeddings, unknown values, fewer than two types everywhere.
     """
     names = {name: np.asarray(one) for name, one in embeddings.items()}
-    check_options(test_fraction, folds, repeats, rare_below, n_resamples, c, holdout is not None)
+    check_options(test_fraction, folds, repeats, rare_below, seed, n_resamples, c, holdout is not None)
+    if (holdout is None) != (holdout_level is None):
+        raise InputError("--holdout (holdout=, holdout_level=): the values and the level that is tested go together")
     kinds = as_strings(labels, "labels", missing_allowed=True)
     n = len(kinds)
     check_embeddings(names, n)
     use = kinds != ""
     if unlabelled is not None:
+        unlabelled = str(unlabelled)
         if unlabelled not in kinds:
             raise InputError(f"--unlabelled: no cell has the label {unlabelled!r}; there are {listed(kinds)}")
         use &= kinds != unlabelled
@@ -130,13 +133,14 @@ def evaluate_annotation(
     tested = None
     if holdout is not None:
         values = as_strings(holdout, "holdout")
-        if holdout_level is None or str(holdout_level) not in values:
+        if str(holdout_level) not in values:
             raise InputError(f"--holdout: no level {str(holdout_level)!r}; there are {listed(values)}")
         tested = values == str(holdout_level)
     if len(groups) != n or (tested is not None and len(tested) != n):
         raise InputError(f"within and holdout must have one value for each of the {n} cells")
     n_labelled = int(use.sum())
-    thinned = _thin(kinds, groups, use, types, dict(thin or {}), seed, by_level=within is not None)
+    fractions = {str(name): share for name, share in (thin or {}).items()}
+    thinned = _thin(kinds, groups, use, types, fractions, seed, by_level=within is not None)
 
     features: dict[str, Features] = {name: _sliced(one) for name, one in names.items()}
     if counts is not None:
@@ -212,7 +216,7 @@ def evaluate_annotation(
             "within": within is not None,
             "holdout_level": None if tested is None else str(holdout_level),
             "unlabelled": unlabelled,
-            "thin": dict(thin or {}),
+            "thin": fractions,
             "rare_below": rare_below,
             "seed": seed,
             "bootstrap": n_resamples,

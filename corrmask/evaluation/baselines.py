@@ -38,7 +38,13 @@ def check_counts(counts: Any, n_cells: int, *, normalized: bool, name: str = "co
     InputError
         Wrong shape, NaN, negative, or not whole numbers where counts are expected.
     """
-    matrix = sparse.csr_matrix(counts, dtype=np.float64)
+    try:
+        held = counts.to_memory() if hasattr(counts, "to_memory") else counts  # of a backed AnnData
+        matrix = sparse.csr_matrix(held[:] if hasattr(held, "id") else held, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{name}: must be a matrix of numbers, cells x genes, got {type(counts).__name__}; give adata.X"
+        ) from error
     if matrix.shape[0] != n_cells:
         raise InputError(f"{name}: {matrix.shape[0]} rows for {n_cells} cells; give one row per embedded cell")
     if matrix.shape[1] == 0:

@@ -11,15 +11,15 @@ from corrmask.errors import InputError
 from corrmask.evaluation import baselines
 
 
-def as_strings(values: Any, name: str, *, missing_allowed: bool = False) -> np.ndarray:
-    """Values as an object array of str, "" where missing (None, NaN)."""
+def as_strings(values: Any, name: str, *, missing_allowed: bool = False, of: str = "cell") -> np.ndarray:
+    """Values as an object array of str, "" where missing (None, NaN); `of` is what each stands for, for messages."""
     array = np.asarray(values, dtype=object)
     if array.ndim != 1:
-        raise InputError(f"{name}: one value per cell is needed, got shape {list(array.shape)}")
+        raise InputError(f"{name}: one value per {of} is needed, got shape {list(array.shape)}")
     # a NaN, pandas' NA included, is what does not equal itself
     missing = np.array([one is None or type(one).__name__ == "NAType" or one != one for one in array], dtype=bool)
     if missing.any() and not missing_allowed:
-        raise InputError(f"{name}: {int(missing.sum())} cells have no value; fill them in or choose another column")
+        raise InputError(f"{name}: {int(missing.sum())} {of}s have no value; fill them in, or leave these {of}s out")
     return np.array(["" if lost else str(one) for one, lost in zip(array, missing)], dtype=object)
 
 
@@ -31,22 +31,35 @@ def listed(values: Sequence[str] | np.ndarray, most: int = 12) -> str:
 
 
 def check_options(
-    test_fraction: float, folds: int | None, repeats: int, rare_below: float, n_resamples: int, c: float, held_out: bool
+    test_fraction: float,
+    folds: int | None,
+    repeats: int,
+    rare_below: float,
+    seed: int,
+    n_resamples: int,
+    c: float,
+    held_out: bool,
 ) -> None:
     if not 0.0 < test_fraction < 1.0:
-        raise InputError(f"--test-fraction must lie between 0 and 1, got {test_fraction}")
+        raise InputError(f"--test-fraction (test_fraction=) must lie between 0 and 1, got {test_fraction}")
     if folds is not None and folds < 2:
-        raise InputError(f"--folds must be 2 or more, got {folds}")
+        raise InputError(f"--folds (folds=) must be 2 or more, got {folds}")
     if repeats < 1:
-        raise InputError(f"--repeats must be 1 or more, got {repeats}")
+        raise InputError(f"--repeats (repeats=) must be 1 or more, got {repeats}")
     if held_out and (folds is not None or repeats != 1):
         raise InputError("--holdout is one split that nothing is drawn for; leave out --folds and --repeats")
     if not 0.0 <= rare_below <= 1.0:
-        raise InputError(f"--rare-below must lie between 0 and 1, got {rare_below}")
+        raise InputError(f"--rare-below (rare_below=) must lie between 0 and 1, got {rare_below}")
+    check_numbers(seed, n_resamples, c)
+
+
+def check_numbers(seed: int, n_resamples: int, c: float) -> None:
+    if seed < 0:
+        raise InputError(f"--seed (seed=) must be 0 or more, got {seed}")
     if n_resamples < 0:
-        raise InputError(f"--bootstrap must be 0 or more, got {n_resamples}")
-    if not c > 0:
-        raise InputError(f"--penalty-c must be above 0, got {c}")
+        raise InputError(f"--bootstrap (n_resamples=) must be 0 or more, got {n_resamples}")
+    if not 0 < c < float("inf"):
+        raise InputError(f"--penalty-c (c=) must be above 0 and finite, got {c}")
 
 
 def check_embeddings(embeddings: Mapping[str, np.ndarray], n: int) -> None:

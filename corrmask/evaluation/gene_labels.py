@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from corrmask.arguments import checked
 from corrmask.errors import InputError
 from corrmask.evaluation import bootstrap, classifiers
 from corrmask.evaluation.bootstrap import Interval
+from corrmask.evaluation.checks import as_strings, check_numbers
 from corrmask.evaluation.splits import BOOTSTRAP, SPLIT, stratified_folds
 from corrmask.progress import Progress, silent
 
@@ -112,9 +113,9 @@ def evaluate_genes(
     *,
     expression: np.ndarray | None = None,
     expression_features: Sequence[str] = ("mean_expression", "detection"),
-    positive: str | None = "sensitive",
-    missed: Mapping[str, Sequence[str]] | None = None,
-    ambiguous: Sequence[str] = (),
+    positive: str | int | bool | None = "sensitive",
+    missed: Mapping[str, Collection[str]] | None = None,
+    ambiguous: Collection[str] = (),
     folds: int = 5,
     repeats: int = 5,
     seed: int = 0,
@@ -131,7 +132,7 @@ def evaluate_genes(
     embeddings
         Name -> float [n_genes, d].
     labels
-        str [n_genes], two classes.
+        [n_genes], two classes, by position; none is missing.
     expression
         float [n_genes, k], the baseline: expression level alone; None: no baseline.
     expression_features
@@ -156,7 +157,9 @@ def evaluate_genes(
     InputError
         Not two classes, fewer genes of one than folds, shapes that differ, NaN.
     """
-    kinds = np.asarray(labels).astype(str)
+    kinds = as_strings(labels, "labels", of="gene").astype(str)
+    if (kinds == "").any():
+        raise InputError(f"labels: {int((kinds == '').sum())} genes have no value; leave these genes out")
     features = {name: np.asarray(one) for name, one in embeddings.items()}
     if not features:
         raise InputError("no gene embeddings were given")
@@ -167,13 +170,18 @@ def evaluate_genes(
     for name, one in features.items():
         if one.ndim != 2 or len(one) != len(kinds) or one.shape[1] == 0:
             raise InputError(f"{name!r}: must have shape [{len(kinds)}, d] for as many labels, got {list(one.shape)}")
+        if one.dtype.kind not in "fiu":
+            raise InputError(f"{name!r}: must hold numbers, got {one.dtype}")
         bad = int((~np.isfinite(one)).any(axis=1).sum())
         if bad:
             raise InputError(f"{name!r}: NaN or infinite values in {bad} of {len(kinds)} genes; leave these genes out")
-    if folds < 2 or repeats < 1 or n_resamples < 0 or not c > 0:
+    if folds < 2 or repeats < 1:
+        raise InputError(f"'folds' must be at least 2 and 'repeats' at least 1, got {folds} and {repeats}")
+    check_numbers(seed, n_resamples, c)
+    if expression is not None and len(expression_features) != features[EXPRESSION_NAME].shape[1]:
         raise InputError(
-            "folds >= 2, repeats >= 1, bootstrap >= 0 and penalty-c > 0 are needed, "
-            f"got {folds}, {repeats}, {n_resamples}, {c}"
+            f"evaluate_genes: 'expression' has {features[EXPRESSION_NAME].shape[1]} columns and 'expression_features' "
+            f"{len(expression_features)} names; give a name for each"
         )
     classes, numbers = np.unique(kinds, return_counts=True)
     found = dict(zip(classes.tolist(), numbers.tolist()))
@@ -182,6 +190,7 @@ def evaluate_genes(
         raise InputError(f"labels: two classes are needed among the genes found, got {said}")
     if positive is None:
         positive = min(found, key=lambda name: (found[name], name))
+    positive = str(positive)
     if positive not in found:
         raise InputError(f"--positive: no gene with the label {positive!r}; there are {said}")
     if min(found.values()) < folds:

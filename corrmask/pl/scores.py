@@ -18,17 +18,31 @@ if TYPE_CHECKING:
 
 
 @checked
-def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], ax: Axes | None = None) -> Axes:
-    """Validation loss of each arm against steps: rows with ``step`` and ``validation_loss``; others are passed over."""
+def loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], ax: Axes | None = None) -> Axes:
+    """Validation loss of each arm against steps.
+
+    Parameters
+    ----------
+    histories
+        Arm -> the lines of its log (`corrmask.training.log.read_metrics`), or rows with ``step`` and
+        ``validation_loss``; what is no validation is passed over.
+    """
     ax = axes_of(ax)
     for arm, history in histories.items():
-        rows = [row for row in history if row.get("validation_loss") is not None]
-        steps, losses = [row["step"] for row in rows], [row["validation_loss"] for row in rows]
+        given = [(row["step"], row.get("validation_loss", _logged(row))) for row in history]
+        points = [(step, loss) for step, loss in given if loss is not None]
+        if history and not points:
+            raise InputError(f"loss_curves: no row of {arm!r} is a validation; give read_metrics(FOLDER) of its run")
+        steps, losses = [step for step, _ in points], [loss for _, loss in points]
         label = f"{arm} ({losses[-1]:.3f})" if losses else arm
         ax.plot(steps, losses, "o-", markersize=3, color=arm_colour(arm), linewidth=1.8, label=label)
     ax.set(xlabel="training step", ylabel="validation loss (nats per masked gene)")
     ax.legend(frameon=False, title="arm (last value)")
     return ax
+
+
+def _logged(row: Mapping[str, Any]) -> Any:
+    return row.get("loss") if row.get("kind") == "validation" else None
 
 
 @checked

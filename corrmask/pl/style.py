@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from corrmask.arguments import checked
 from corrmask.errors import InputError
+from corrmask.files import check_place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,11 +26,24 @@ MARKERS = "osD^vPX<>*"
 GREY = "#bdbdbd"
 
 
+@checked
 def save(ax: Axes, path: str | Path) -> None:
-    """Write the figure of `ax`; the suffix decides the format, and the same figure gives the same bytes."""
+    """Write the figure of `ax`; the suffix decides the format. The same figure has the same bytes (png, svg, pdf).
+
+    Raises
+    ------
+    InputError
+        matplotlib does not write such a file, or its folder is missing or not writable.
+    """
     import matplotlib
 
-    metadata = {"Date": None} if Path(path).suffix == ".svg" else {"Software": None}
+    kind = Path(path).suffix.lower().removeprefix(".")
+    known = ax.figure.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise InputError(f"figure {str(path)!r}: the name must end in .{', .'.join(sorted(known))}")
+    check_place(path)
+    without = {"png": "Software", "svg": "Date", "pdf": "CreationDate"}.get(kind)
+    metadata = None if without is None else {without: None}
     with matplotlib.rc_context({"svg.hashsalt": "corrmask"}):
         figure: Any = ax.get_figure(root=True)
         figure.savefig(path, dpi=150, metadata=metadata)

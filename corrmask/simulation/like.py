@@ -119,7 +119,7 @@ def _open(data: AnnData | str | Path) -> tuple[Any, str]:
     import anndata
 
     if isinstance(data, anndata.AnnData):
-        return data, "AnnData"
+        return data.to_memory() if data.isbacked else data, "AnnData"
     path = Path(data)
     if not path.is_file():
         raise InputError(f"like {str(path)!r}: no such file; give a .h5ad file of raw counts")

@@ -140,6 +140,11 @@ class Source:
         """
         return self.reader.obs(self._check_columns(columns), 0, self.n_cells)
 
+    @property
+    def resumable(self) -> bool:
+        """Whether its cells can be told from others by a later process: those in memory cannot."""
+        return "://" in self.name or os.path.exists(self.name)
+
     def identity(self) -> dict[str, Any]:
         """What tells whether two runs read the same cells: names, sizes and times of its files, cells and genes.
 
@@ -190,5 +195,5 @@ def check_resumable(sources: Sequence[Source]) -> None:
         A source is an object in memory.
     """
     for source in sources:
-        if "://" not in source.name and not os.path.exists(source.name):
+        if not source.resumable:
             raise InputError(f"resume: {source.name} is in memory and cannot be told from other cells; give a path")
