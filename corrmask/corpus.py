@@ -83,6 +83,9 @@ class Corpus:
         check_token_column(column, name)
         self._chunks = token_chunks(column)
 
+    def __repr__(self) -> str:
+        return f"Corpus {self.name!r} of {self.n_cells:,} cells, {self.vocabulary.n_genes:,} genes"
+
     def __getstate__(self) -> dict[str, Any]:
         # where the tokens lie holds for this process alone: a copy looks for itself, in the same files
         return {**vars(self), "_chunks": self._chunks.device}

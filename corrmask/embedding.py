@@ -263,6 +263,7 @@ def _cells_of_data(data: Any, source: Source) -> AnnData:
     import anndata
     import pandas as pd
 
+    data = data[0] if isinstance(data, (list, tuple)) else data
     if isinstance(data, anndata.AnnData):
         return data.to_memory() if data.isbacked else data.copy()
     path = Path(source.name)

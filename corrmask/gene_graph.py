@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @checked
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GeneGraph:
     """Directed edges from each gene to its partners, strongest first.
 
@@ -44,6 +44,24 @@ class GeneGraph:
     weights: np.ndarray
     var_names: np.ndarray
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n, indptr, indices = len(self.var_names), np.asarray(self.indptr), np.asarray(self.indices)
+        if len(indptr) != n + 1 or indptr[0] != 0 or indptr[-1] != len(indices) or (np.diff(indptr) < 0).any():
+            raise InputError(
+                f"GeneGraph: 'indptr' must have {n + 1} values (genes + 1) rising from 0 to {len(indices)}"
+            )
+        if len(self.weights) != len(indices):
+            raise InputError(
+                f"GeneGraph: 'weights' must have {len(indices)} values, as 'indices', got {len(self.weights)}"
+            )
+        if len(indices) and not 0 <= indices.min() <= indices.max() < n:
+            raise InputError(
+                f"GeneGraph: 'indices' must be genes, 0 .. {n - 1}, got {indices.min()} .. {indices.max()}"
+            )
+
+    def __repr__(self) -> str:
+        return f"GeneGraph of {self.n_genes:,} genes, {self.n_edges:,} edges"
 
     @property
     def n_genes(self) -> int:
@@ -202,7 +220,9 @@ class GeneGraph:
         try:
             adata = anndata.read_zarr(path) if path.suffix == ".zarr" else anndata.read_h5ad(path)
         except Exception as error:  # h5py and zarr raise many kinds for a damaged file
-            raise InputError(f"graph {str(path)!r} cannot be read ({error}); write it anew") from error
+            raise InputError(
+                f"graph {str(path)!r} cannot be read ({' '.join(str(error).split())}); write it anew"
+            ) from error
         return cls.from_anndata(adata, name=f"graph {str(path)!r}")
 
 

@@ -39,7 +39,7 @@ def threshold(probability: float, name: str = "'probability'") -> int:
 
 
 @checked
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GroupTable:
     """Groups over a vocabulary of V tokens, as `corrmask.ops.sample_groups` takes them.
 
@@ -86,6 +86,9 @@ class GroupTable:
                 or int(thresholds.max()) > 2**32
             ):
                 raise InputError(f"GroupTable: {name!r} must be int64 [{vocabulary}] in 0 .. 2**32")
+
+    def __repr__(self) -> str:
+        return f"GroupTable of {self.vocabulary_size:,} tokens, {self.n_groups:,} groups"
 
     @property
     def vocabulary_size(self) -> int:

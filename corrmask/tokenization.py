@@ -228,7 +228,8 @@ def tokenize(
         None, medians are taken from these cells in a first pass. With None the genes counted anywhere get tokens, in
         the order of the files.
     obs
-        Columns of obs to carry along.
+        Columns of obs to carry along: numbers and truth values, those that may be missing as floats with NaN; all else,
+        categories and dates among it, as text.
     max_len
         Most tokens of a cell.
     gene_map

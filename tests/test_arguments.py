@@ -145,7 +145,7 @@ def test_settings_take_numbers_of_numpy() -> None:
 
 
 def test_numbers_out_of_range_are_named() -> None:
-    from corrmask import CorrMasker, GroupTable, correlation_graph, pl
+    from corrmask import CorrMasker, GeneGraph, GroupTable, correlation_graph, pl
     from corrmask.corpus import split_cells
     from corrmask.modules import find_modules
     from corrmask.rewiring import rewire
@@ -153,6 +153,8 @@ def test_numbers_out_of_range_are_named() -> None:
     counts = sparse.csr_matrix(np.random.default_rng(0).poisson(1.0, (40, 6)).astype(np.float32))
     graph = correlation_graph(counts, min_corr=0.0)
     groups = GroupTable.from_graph(graph, Vocabulary(graph.var_names))
+    assert repr(graph) == f"GeneGraph of 6 genes, {graph.n_edges} edges"
+    assert repr(groups).startswith("GroupTable of 10 tokens, ")
     for call, words in (
         (lambda: rewire(graph, -1), "rewire: 'seed' must be 0 or more, got -1"),
         (lambda: find_modules(graph, resolution=float("nan")), "'resolution' must be positive and finite, got nan"),
@@ -160,6 +162,12 @@ def test_numbers_out_of_range_are_named() -> None:
         (lambda: correlation_graph(counts, min_cells=10**30), "'min_cells' must be in 0"),
         (lambda: CorrMasker(groups, gene_token_range=(-1, 5)), "'gene_token_range' must be within 0 .. 10"),
         (lambda: split_cells(10, 1.5, 0), "'held_out' in 0 .. 1, got 10, 0 and 1.5"),
+        (
+            lambda: GeneGraph(np.array([0, 1]), np.array([1]), np.ones(1), graph.var_names[:1]),
+            "'indices' must be genes",
+        ),
+        (lambda: GeneGraph(np.array([0, 2]), np.array([0]), np.ones(1), graph.var_names[:1]), "'indptr' must have 2"),
+        (lambda: GeneGraph(np.array([0, 1]), np.array([0]), np.ones(2), graph.var_names[:1]), "'weights' must have 1"),
         (lambda: graph.hubs(-1), "hubs: 'n' must be 0 or more, got -1"),
         (lambda: find_modules(graph, seed=-1), "'seed' must be 0 or more, got -1"),
         (lambda: GroupTable.from_graph(graph, Vocabulary(graph.var_names), min_overlap=-1.0), "'min_overlap' must be"),

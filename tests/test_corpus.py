@@ -62,6 +62,7 @@ def test_a_copy_reads_the_same_cells(tmp_path: Path, kind: str) -> None:
         corpus._dataset.to_parquet(tmp_path / "cells.parquet")
         corpus = Corpus.open(tmp_path / "cells.parquet", vocabulary)
     expected = first_tokens(corpus)
+    assert repr(corpus).endswith(" of 30 cells, 20 genes")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(first_tokens, (corpus,)) == expected
     for again in (pickle.loads(pickle.dumps(corpus)), copy.deepcopy(corpus), copy.copy(corpus)):

@@ -109,7 +109,7 @@ def test_nothing_is_kept_that_cannot_be_taken_up(tmp_path: Path, monkeypatch: py
     write_cells(tmp_path / "cells.h5ad")
     stop_at(monkeypatch, CorpusWriter, "append_ragged", 1, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        tokenize(anndata.read_h5ad(tmp_path / "cells.h5ad"), tmp_path / "corpus")
+        tokenize(ad.read_h5ad(tmp_path / "cells.h5ad"), tmp_path / "corpus")
     assert [one.name for one in tmp_path.iterdir()] == ["cells.h5ad"]
 
 

@@ -16,16 +16,15 @@ from corrmask.staging import on_host
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from corrmask.evaluation import AnnotationReport
+
 
 @checked
 def loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], ax: Axes | None = None) -> Axes:
     """Validation loss of each arm against steps.
 
-    Parameters
-    ----------
-    histories
-        Arm -> the lines of its log (`corrmask.training.log.read_metrics`), or rows with ``step`` and
-        ``validation_loss``; what is no validation is passed over.
+    `histories` is arm -> the lines of its log (`corrmask.training.log.read_metrics`), or rows with ``step`` and
+    ``validation_loss``; what is no validation is passed over.
     """
     ax = axes_of(ax)
     for arm, history in histories.items():
@@ -47,7 +46,7 @@ def _logged(row: Mapping[str, Any]) -> Any:
 
 @checked
 def f1_by_abundance(
-    report: Mapping[str, Any],
+    report: AnnotationReport | Mapping[str, Any],
     ax: Axes | None = None,
     *,
     classifier: str = "logistic_regression",
@@ -55,11 +54,12 @@ def f1_by_abundance(
 ) -> Axes:
     """F1 of each cell type against its share of the cells, with intervals, by representation.
 
-    `report` is ``AnnotationReport.to_dict()``. Representations stand side by side around each type's abundance;
-    baselines are hollow. Types whose labels would overlap are moved apart.
+    `report` is an `AnnotationReport`, or what its ``to_dict`` gives. Representations stand side by side around each
+    type's abundance; baselines are hollow. Types whose labels would overlap are moved apart.
     """
     ax = axes_of(ax, (9, 5.2))
-    scores = [one for one in report.get("scores", ()) if (one["classifier"], one["level"]) == (classifier, level)]
+    document = report if isinstance(report, Mapping) else report.to_dict()
+    scores = [one for one in document.get("scores", ()) if (one["classifier"], one["level"]) == (classifier, level)]
     if not scores:
         raise InputError(f"f1_by_abundance: the report has no scores of {classifier!r} in level {level!r}")
     types = sorted(scores[0]["types"], key=lambda one: (one["fraction"], one["type"]))
