@@ -232,14 +232,14 @@ def _missing(planned: list[Run], done: set[str]) -> Iterator[str]:
 
 
 def _untuned(planned: list[Run], done: set[str], tuned: pd.DataFrame) -> Iterator[str]:
-    """Runs of fresh seeds, and of fractions on a CPU, that are not there; models without end points by fine-tuning."""
+    """Runs of fresh seeds, and of blood on a CPU, that are not there; models without end points by fine-tuning."""
     known = set(tuned["run"])
     fresh = [run.name for run in confirming() if run.name not in known]
     if fresh:
         yield f"- fresh seeds on a CPU: {', '.join(fresh)}"
-    elsewhere = [run.name for run in planned if run.fraction != 1 and run.seed < SEEDS and run.name in done]
-    if again := [name for name in elsewhere if name not in known]:
-        yield f"- fractions on a CPU as well: {', '.join(again)}"
+    on_blood = [run.name for run in planned if run.corpus == "blood" and not run.factor and run.seed < SEEDS]
+    if again := [name for name in on_blood if name in done and name not in known]:
+        yield f"- on a CPU as well: {', '.join(again)}"
     left = len({run.name for run in planned} - known)
     if left:
         where = "those of blood and of simulated tissues are done on a CPU"
