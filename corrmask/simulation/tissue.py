@@ -204,7 +204,10 @@ def _check(given: dict) -> None:
 
 def _proportions(n_types: int, n_rare: int, given: Sequence[float] | None) -> np.ndarray:
     if given is not None:
-        part = np.asarray(given, dtype=np.float64)
+        try:
+            part = np.asarray(given, dtype=np.float64)
+        except (TypeError, ValueError):  # no numbers
+            part = np.zeros(0)
         if part.shape != (n_types,) or not (part > 0).all() or abs(part.sum() - 1.0) > 1e-6:
             raise InputError(f"proportions must be {n_types} numbers above 0 that add up to 1, got {list(given)}")
         return part / part.sum()
