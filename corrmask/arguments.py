@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -101,7 +101,7 @@ def _fits(value: Any, kind: Any) -> bool:
         one = getattr(value, "ndim", 1) == 1 if name == "Sequence" else getattr(value, "ndim", 1) > 0
         return listed and one and not isinstance(value, _NO_SEQUENCE)
     if name == "Collection":  # or a set, which has no order
-        return isinstance(value, Set) or _fits(value, Sequence)
+        return (isinstance(value, Collection) and not isinstance(value, _NO_SEQUENCE)) or _fits(value, Sequence)
     if name == "Callable" or getattr(kind, "_is_protocol", False):
         return callable(value)
     if isinstance(origin or kind, type) and isinstance(value, origin or kind):
@@ -153,7 +153,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, np.floating):
         return float(value)
-    return value.item() if isinstance(value, np.generic) else value
+    return value.item() if isinstance(value, (np.number, np.bool_, np.character)) else value
 
 
 def _shown(value: Any, kind: Any) -> str:
@@ -163,4 +163,5 @@ def _shown(value: Any, kind: Any) -> str:
     if isinstance(value, Mapping) and inside is not Any:
         return next(f"{_shown(one, inside)} for {key!r}" for key, one in value.items() if not _fits(one, inside))
     text = repr(value) if isinstance(value, (str, bytes, int, float, complex, type(None), np.generic)) else ""
-    return text if text and len(text) <= 60 else type(value).__name__
+    shape = list(value.shape) if hasattr(value, "shape") and not text else ""
+    return text if text and len(text) <= 60 else f"{type(value).__name__} {shape}".strip()

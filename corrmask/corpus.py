@@ -198,7 +198,10 @@ class Corpus:
         """
         if rows is None:
             return np.arange(self.n_cells)
-        array = np.asarray(rows)
+        try:
+            array = np.asarray(rows)
+        except ValueError:  # lists of unequal length
+            array = np.empty((0, 0))
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             raise InputError(
                 f"{name}: 'rows' must be row numbers [n], got {array.dtype} {list(array.shape)}; of a mask give "

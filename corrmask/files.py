@@ -31,7 +31,7 @@ def check_output(
     markers
         Files of which one is in each folder of this kind; none where a file is written.
     inputs
-        What is read: paths and globs; all else is passed over.
+        What is read: paths, globs and backed AnnData; all else is passed over.
 
     Raises
     ------
@@ -55,16 +55,17 @@ def check_output(
 
 
 def check_apart(path: Path, inputs: Iterable[Any]) -> None:
-    """Raise InputError where an output is one of the inputs (paths and globs), or a folder that holds one."""
+    """Raise InputError where an output is one of the inputs (see `check_output`), or a folder that holds one."""
     place = path.parent.resolve() / path.name  # a link is replaced, not what it points to
     for given in inputs:
-        if not isinstance(given, (str, os.PathLike)):
+        named = getattr(given, "filename", None) or given  # of a backed AnnData
+        if not isinstance(named, (str, os.PathLike)):
             continue
-        for one in [given] if os.path.exists(given) else glob.glob(os.fspath(given)):
-            if place in (found := Path(one).resolve(), *found.parents):
-                raise InputError(
-                    f"output {str(path)!r} would replace the input {os.fspath(one)!r}; choose another name"
-                )
+        pattern = os.path.expanduser(os.fspath(named))
+        for one in [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True):
+            found, link = Path(one).resolve(), Path(one).parent.resolve() / Path(one).name
+            if place in (link, found, *found.parents):
+                raise InputError(f"output {str(path)!r} would replace the input {one!r}; choose another name")
 
 
 def check_place(path: str | Path) -> Path:
@@ -96,6 +97,7 @@ def _check_free(path: Path, overwrite: bool) -> None:
         )
 
 
+CORPUS = ("dataset_info.json",)  # of folders of `datasets`
 ZARR = ("zarr.json", ".zgroup")  # markers of zarr stores, of version 3 and 2
 NO_SPACE = "no space left on the disk"
 

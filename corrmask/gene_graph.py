@@ -46,8 +46,15 @@ class GeneGraph:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        n, indptr, indices = len(self.var_names), np.asarray(self.indptr), np.asarray(self.indices)
-        if len(indptr) != n + 1 or indptr[0] != 0 or indptr[-1] != len(indices) or (np.diff(indptr) < 0).any():
+        for name in ("indptr", "indices", "weights", "var_names"):
+            array = np.asarray(getattr(self, name))
+            if array.ndim != 1 or (name in ("indptr", "indices") and array.size and array.dtype.kind not in "iu"):
+                raise InputError(
+                    f"GeneGraph: {name!r} must be of one dimension, and whole numbers but for weights and names"
+                )
+            object.__setattr__(self, name, array)
+        n, indptr, indices = len(self.var_names), self.indptr, self.indices
+        if len(indptr) != n + 1 or indptr[0] != 0 or indptr[-1] != len(indices) or (indptr[1:] < indptr[:-1]).any():
             raise InputError(
                 f"GeneGraph: 'indptr' must have {n + 1} values (genes + 1) rising from 0 to {len(indices)}"
             )

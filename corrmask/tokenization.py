@@ -21,7 +21,7 @@ from corrmask import ops
 from corrmask.arguments import checked
 from corrmask.corpus_writer import CorpusWriter, check_obs_names, copy_tokens, token_dtype
 from corrmask.errors import InputError
-from corrmask.files import check_output, explaining, finish
+from corrmask.files import CORPUS, check_output, explaining, finish
 from corrmask.genes import Renaming, name_by_id, united_genes
 from corrmask.medians import MedianAccumulator
 from corrmask.memory import memory_budget
@@ -254,7 +254,7 @@ def tokenize(
     """
     started = time.perf_counter()
     inputs = [*(data if isinstance(data, (list, tuple)) else [data]), gene_map]
-    check_output(output, overwrite=overwrite, markers=[FILE_NAME], inputs=inputs)
+    check_output(output, overwrite=overwrite, markers=CORPUS, inputs=inputs)
     _check_max_len(max_len, "tokenize")
     memory_bytes = memory_budget(memory, "tokenize")
     check_obs_names(obs)
@@ -296,7 +296,7 @@ def tokenize(
             vocabulary.save(folder / FILE_NAME)
         n_kept = 0 if part.state is None else part.state["counts"]["n_cells"]
         counts = _write(part, sources, vocabulary, obs, max_len, normalized, progress)
-        finish(folder / "corpus", check_output(output, overwrite=overwrite, markers=[FILE_NAME]))
+        finish(folder / "corpus", check_output(output, overwrite=overwrite, markers=CORPUS))
     return TokenizeReport(
         **counts,
         n_genes_in_files=len(union),

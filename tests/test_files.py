@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -260,6 +261,7 @@ def test_no_input_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     write_folder(tmp_path / "run", "cells", ("cells.h5ad", "b.h5ad"))
     (tmp_path / "link.h5ad").symlink_to(tmp_path / "run" / "cells.h5ad")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     for output, given in (
         ("run/cells.h5ad", "run/cells.h5ad"),
         ("run/cells.h5ad", tmp_path / "run" / "cells.h5ad"),
@@ -267,6 +269,10 @@ def test_no_input_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("run", Path("run/b.h5ad")),
         ("run", "run/*.h5ad"),
         (tmp_path / "run", "run"),
+        ("link.h5ad", "link.h5ad"),
+        ("run", "**/b.h5ad"),
+        ("run/b.h5ad", "~/run/b.h5ad"),
+        ("run/b.h5ad", SimpleNamespace(filename=Path("run/b.h5ad"))),  # as a backed AnnData has it
     ):
         for overwrite in (False, True):
             with pytest.raises(InputError, match="would replace the input"):

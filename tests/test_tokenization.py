@@ -177,9 +177,14 @@ def test_overwriting(tmp_path: Path) -> None:
             tokenize([cells], output, overwrite=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"is a folder without vocabulary\.json"):
+    with pytest.raises(InputError, match=r"is a folder without dataset_info\.json"):
         tokenize([cells], tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine" / "notes.txt").exists()
+    (tmp_path / "mine" / "notes.txt").rename(tmp_path / "mine" / "vocabulary.json")  # as a model has it
+    with pytest.raises(InputError, match=r"is a folder without dataset_info\.json"):
+        tokenize([cells], tmp_path / "mine", overwrite=True)
+    with pytest.raises(InputError, match="would replace the input"):
+        tokenize(ad.read_h5ad(cells, backed="r"), path, overwrite=True)
 
 
 def no_median(value: float) -> dict[str, Any]:

@@ -21,6 +21,7 @@ pytest.importorskip("tensorboard")
 import tiny_models as tiny
 
 from corrmask.cli.app import main
+from corrmask.corpus import Corpus
 from corrmask.errors import InputError
 from corrmask.files import explain
 from corrmask.training import output as run_folder
@@ -256,6 +257,18 @@ def test_two_runs_in_one_folder_are_refused(inputs, tmp_path):
                 start(inputs, tmp_path / "m", resume=True)
 
     pretrain(inputs[0], tmp_path / "m", tiny.settings(steps=2), graph=inputs[1], progress=second)
+
+
+def test_overwrite_deletes_no_input(inputs, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "m")
+    shutil.copytree(inputs[0], tmp_path / "m" / "corpus")
+    (tmp_path / "link").symlink_to(tmp_path / "m")
+    corpus = Corpus.open(tmp_path / "m" / "corpus")
+    for output in ("m", "link"):
+        for given in (corpus, tmp_path / "m" / "corpus"):
+            with pytest.raises(InputError, match="would replace the input"):
+                pretrain(given, tmp_path / output, tiny.settings(mask="random"), overwrite=True)
+    assert corpus.n_cells == Corpus.open(tmp_path / "m" / "corpus").n_cells
 
 
 def test_overwrite_replaces_all_of_an_earlier_run(inputs, whole, tmp_path):

@@ -109,6 +109,7 @@ def pretrain(
     On several GPUs: [bold]torchrun --nproc-per-node 8 --max-restarts 3 --no-python corrmask pretrain --corpus corpus
     --graph graph.h5ad --mask corr -o model --batch-size 256 --resume[/bold]
     """
+    from corrmask.files import check_apart
     from corrmask.geneformer import read_vocabulary
     from corrmask.training import Settings
     from corrmask.training import pretrain as train
@@ -150,6 +151,8 @@ def pretrain(
         compile=compile,
     )
     settings.check()
+    if overwrite:
+        check_apart(output.resolve(), [vocabulary])
     given = None if vocabulary is None else read_vocabulary(vocabulary)
     try:
         with console.progress() as progress:

@@ -54,9 +54,11 @@ def tokenize(
     After an interruption: [bold]corrmask tokenize cells.h5ad -o corpus --obs cell_type --obs donor --resume[/bold]
     """
     from corrmask.errors import InputError
+    from corrmask.files import check_apart
     from corrmask.geneformer import read_vocabulary
     from corrmask.tokenization import tokenize as write_corpus
 
+    check_apart(output, [tokens, medians])
     if medians is not None and tokens is None:
         raise InputError("--medians needs --tokens, the dictionary that its genes belong to")
     vocabulary = None

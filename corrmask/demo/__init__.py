@@ -57,7 +57,7 @@ def run_demo(
         Before anything is written, for whatever can be known by then.
     """
     settings = (settings or DemoSettings()).resolve()
-    folder = check_place(output)
+    folder = check_place(Path(output).resolve())
     check_apart(folder, [settings.data, settings.gene_labels])
     cells, fingerprint = read_cells(settings)
     record = {

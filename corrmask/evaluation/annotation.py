@@ -59,8 +59,8 @@ def evaluate_annotation(
     normalized: bool = False,
     within: Any = None,
     holdout: Any = None,
-    holdout_level: str | int | bool | None = None,
-    unlabelled: str | int | bool | None = None,
+    holdout_level: str | float | bool | None = None,
+    unlabelled: str | float | bool | None = None,
     thin: Mapping[str, float] | None = None,
     test_fraction: float = 0.5,
     folds: int | None = None,
@@ -139,7 +139,7 @@ def evaluate_annotation(
     if len(groups) != n or (tested is not None and len(tested) != n):
         raise InputError(f"within and holdout must have one value for each of the {n} cells")
     n_labelled = int(use.sum())
-    fractions = {str(name): share for name, share in (thin or {}).items()}
+    fractions = {str(name): float(share) for name, share in (thin or {}).items()}
     thinned = _thin(kinds, groups, use, types, fractions, seed, by_level=within is not None)
 
     features: dict[str, Features] = {name: _sliced(one) for name, one in names.items()}

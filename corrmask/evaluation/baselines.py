@@ -130,7 +130,7 @@ def pca_features(
     components = min(COMPONENTS, fit.shape[0] - 1, fit.shape[1] - 1)
     if components < 1 or not (mean_and_variance(fit)[1] > 0).any():
         return np.zeros((len(train), 1)), np.zeros((len(test), 1))  # nothing varies among the training cells
-    pca = PCA(components, svd_solver="arpack", random_state=seed).fit(fit)
+    pca = PCA(components, svd_solver="arpack", random_state=seed % 2**32).fit(fit)
     return pca.transform(fit), pca.transform(logs[test])
 
 

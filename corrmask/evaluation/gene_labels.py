@@ -113,7 +113,7 @@ def evaluate_genes(
     *,
     expression: np.ndarray | None = None,
     expression_features: Sequence[str] = ("mean_expression", "detection"),
-    positive: str | int | bool | None = "sensitive",
+    positive: str | float | bool | None = "sensitive",
     missed: Mapping[str, Collection[str]] | None = None,
     ambiguous: Collection[str] = (),
     folds: int = 5,

@@ -24,15 +24,14 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], ax: Axes |
     """Validation loss of each arm against steps.
 
     `histories` is arm -> the lines of its log (`corrmask.training.log.read_metrics`), or rows with ``step`` and
-    ``validation_loss``; what is no validation is passed over.
+    ``validation_loss``; rows that are no validation are passed over, an arm that has no other is refused.
     """
     ax = axes_of(ax)
     for arm, history in histories.items():
-        given = [(row["step"], row.get("validation_loss", _logged(row))) for row in history]
-        points = [(step, loss) for step, loss in given if loss is not None]
-        if history and not points:
+        rows = [row for row in history if _validation_loss(row) is not None]
+        if history and not rows:
             raise InputError(f"loss_curves: no row of {arm!r} is a validation; give read_metrics(FOLDER) of its run")
-        steps, losses = [step for step, _ in points], [loss for _, loss in points]
+        steps, losses = [row["step"] for row in rows], [_validation_loss(row) for row in rows]
         label = f"{arm} ({losses[-1]:.3f})" if losses else arm
         ax.plot(steps, losses, "o-", markersize=3, color=arm_colour(arm), linewidth=1.8, label=label)
     ax.set(xlabel="training step", ylabel="validation loss (nats per masked gene)")
@@ -40,8 +39,8 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], ax: Axes |
     return ax
 
 
-def _logged(row: Mapping[str, Any]) -> Any:
-    return row.get("loss") if row.get("kind") == "validation" else None
+def _validation_loss(row: Mapping[str, Any]) -> Any:
+    return row.get("loss") if row.get("kind") == "validation" else row.get("validation_loss")
 
 
 @checked

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from corrmask.arguments import checked
 from corrmask.errors import InputError
-from corrmask.files import check_place
+from corrmask.files import check_place, explain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,10 @@ def save(ax: Axes, path: str | Path) -> None:
     metadata = None if without is None else {without: None}
     with matplotlib.rc_context({"svg.hashsalt": "corrmask"}):
         figure: Any = ax.get_figure(root=True)
-        figure.savefig(path, dpi=150, metadata=metadata)
+        try:
+            figure.savefig(path, dpi=150, metadata=metadata)
+        except OSError as error:
+            raise InputError(explain(error, path)) from error
 
 
 def arm_colour(name: str) -> str:

@@ -91,7 +91,7 @@ def pretrain(
         raise InputError(f"mask {settings.mask!r} needs a graph; write one with `corrmask graph` and give it (--graph)")
     with joined(choose_device(settings.device)) as ranks, ExitStack() as stack:
         if overwrite:
-            check_apart(Path(output), [corpus.name if isinstance(corpus, Corpus) else corpus, graph])
+            check_apart(Path(output).resolve(), [corpus.name if isinstance(corpus, Corpus) else corpus, graph])
         opened = run_folder.opened(output, resume=resume, overwrite=overwrite)
         folder = ranks.first(lambda: stack.enter_context(opened))
         shown = progress if ranks.rank == 0 else silent
