@@ -69,6 +69,7 @@ def same(one: LoadedBatch, other: LoadedBatch) -> bool:
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("masked", [False, True])
 def test_batches_are_those_of_the_corpus_in_the_order(corpus: Corpus, threads: int, masked: bool) -> None:
+    assert_soon_no_threads()  # of a generator that another test closed, which does not wait
     masker = make_masker(corpus.vocabulary, seed=5) if masked else None
     loader = Loader(corpus, 32, 6, seed=9, masker=masker, threads=threads)
     assert len(loader) == 4
