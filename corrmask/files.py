@@ -54,6 +54,11 @@ def check_output(
     return path
 
 
+def store_markers(path: str | Path) -> Sequence[str]:
+    """What `check_output` is to look for where cells or a graph are written: a folder as .zarr, a file as .h5ad."""
+    return ("zarr.json", ".zgroup") if Path(path).suffix == ".zarr" else ()
+
+
 def check_apart(path: Path, inputs: Iterable[Any]) -> None:
     """Raise InputError where an output is one of the inputs (see `check_output`), or a folder that holds one."""
     place = path.parent.resolve() / path.name  # a link is replaced, not what it points to
@@ -98,7 +103,6 @@ def _check_free(path: Path, overwrite: bool) -> None:
 
 
 CORPUS = ("dataset_info.json",)  # of folders of `datasets`
-ZARR = ("zarr.json", ".zgroup")  # markers of zarr stores, of version 3 and 2
 NO_SPACE = "no space left on the disk"
 
 
