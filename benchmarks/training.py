@@ -27,7 +27,8 @@ from tokenizers.models import WordLevel
 from corrmask.arms import make_masker
 from corrmask.bench.machine import cpu_model, sgemm_flops
 from corrmask.corpus import Corpus, split_cells
-from corrmask.model import build_model, choose_device
+from corrmask.devices import choose_device
+from corrmask.model import build_model
 from corrmask.training import Settings
 from corrmask.training.step import Objective, build_optimizer, update
 from corrmask.training.validation import Validation

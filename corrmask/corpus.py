@@ -24,6 +24,7 @@ from corrmask.corpus_files import (
     read_parquet,
     token_chunks,
 )
+from corrmask.devices import choose_device
 from corrmask.errors import InputError
 from corrmask.vocabulary import FILE_NAME, Vocabulary
 
@@ -221,7 +222,7 @@ class Corpus:
         A million cells of 1,500 tokens take 3 GB. `Loader` reads corpora on the CPU.
         """
         there = copy.copy(self)
-        there._chunks = self._chunks.to(device)
+        there._chunks = self._chunks.to(choose_device(device))
         return there
 
     def batch(self, rows: np.ndarray, max_len: int) -> Batch:

@@ -12,6 +12,7 @@ import torch
 
 from corrmask import ops
 from corrmask.arguments import checked
+from corrmask.devices import choose_device
 from corrmask.errors import InputError
 from corrmask.moments import Moments, pairwise_correlation
 from corrmask.ops.covariance_update import PANEL, panel_start, panels_offset, panels_size
@@ -84,8 +85,8 @@ class Covariance:
         device: torch.device | str = "cpu",
     ) -> None:
         self.n_genes = n_genes
-        self.device = torch.device(device)
-        self._staging = Staging(device)
+        self.device = choose_device(device)
+        self._staging = Staging(self.device)
         self.target_sum = target_sum
         self.moments: dict[bytes, Moments] = {}
         self.ranks = torch.arange(n_genes, dtype=torch.int32)

@@ -16,9 +16,10 @@ from torch import Tensor
 from corrmask.arguments import checked
 from corrmask.corpus import Corpus
 from corrmask.covariance import log_normalize
+from corrmask.devices import choose_device
 from corrmask.errors import InputError
 from corrmask.genes import Renaming, read_gene_map, rename
-from corrmask.model import attention_mask, choose_device, load_model
+from corrmask.model import attention_mask, load_model
 from corrmask.progress import Progress, silent
 from corrmask.sources import Source, open_sources
 from corrmask.tokenization import Encoder
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 CELL_KEY = "X_corrmask"
+SETTINGS_KEY = "corrmask_embedding"  # of uns, where "corrmask" is a graph's
 
 
 class _Tokens(NamedTuple):
@@ -45,7 +47,8 @@ class Embeddings:
     Attributes
     ----------
     cells
-        ``obsm["X_corrmask"]`` float32 [n_cells, d]; ``obs["corrmask_n_tokens"]``; settings in ``uns["corrmask"]``.
+        ``obsm["X_corrmask"]`` float32 [n_cells, d]; ``obs["corrmask_n_tokens"]``; settings in
+        ``uns["corrmask_embedding"]``.
     genes
         obs: genes seen in a cell at least, in token order, with ``n_cells``, ``detection`` (share of all cells) and,
         where counts were given, ``mean_expression`` (mean over all cells of log1p(count * 1e4 / total)). X float32
@@ -167,7 +170,7 @@ def embed(
     }
     cells.obsm[CELL_KEY] = sums.cells
     cells.obs["corrmask_n_tokens"] = sums.n_tokens
-    cells.uns["corrmask"] = provenance
+    cells.uns[SETTINGS_KEY] = provenance
     return Embeddings(cells, _genes(sums, network, vocabulary, expression, provenance))
 
 
@@ -296,5 +299,5 @@ def _genes(
     genes = AnnData(means.astype(np.float32), obs=obs)
     table = model.get_input_embeddings().weight.detach().float().cpu().numpy()
     genes.obsm["X_static"] = np.ascontiguousarray(table[seen])
-    genes.uns["corrmask"] = dict(provenance)
+    genes.uns[SETTINGS_KEY] = dict(provenance)
     return genes

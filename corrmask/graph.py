@@ -18,6 +18,7 @@ import torch
 from corrmask.accumulation import accumulate, check_levels, check_order
 from corrmask.arguments import checked
 from corrmask.covariance import Covariance, no_edges
+from corrmask.devices import choose_device
 from corrmask.distributed import ALONE, Ranks
 from corrmask.errors import InputError, InputWarning
 from corrmask.gene_graph import GeneGraph
@@ -130,12 +131,7 @@ def correlation_graph(
     InputError
         Bad values, no common gene, a missing column, an argument out of range: one line.
     """
-    try:
-        device = torch.device(device or "cpu")
-    except RuntimeError:
-        raise InputError(f"correlation_graph: 'device' must be 'cpu' or a CUDA device, got {device!r}") from None
-    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
-        raise InputError(f"correlation_graph: device {str(device)!r} cannot be used here; use 'cpu' or a CUDA device")
+    device = choose_device(device or "cpu")
     if top_k < 1:
         raise InputError(f"correlation_graph: 'top_k' must be a whole number of at least 1, got {top_k!r}")
     if not 0 <= min_corr <= 1:

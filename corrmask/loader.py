@@ -18,6 +18,7 @@ from torch import Tensor
 
 from corrmask.arguments import checked
 from corrmask.corpus import Batch, Corpus, PackedBatch
+from corrmask.devices import choose_device
 from corrmask.errors import InputError
 from corrmask.masking import CorrMasker
 from corrmask.order import BalancedOrder, Order, ShuffledOrder, batches_per_epoch
@@ -131,11 +132,11 @@ class Loader:
                 raise InputError(f"Loader: {name!r} must be a whole number of at least {least}, got {value!r}")
         if not 0 <= rank < world_size:
             raise InputError(f"Loader: 'rank' must be in 0 .. {world_size - 1}, got {rank}")
-        self._device = torch.device("cpu" if device is None else device)
+        self._device = choose_device("cpu" if device is None else device, types=None)
         on_cuda = self._device.type == "cuda"
         self._pin_memory = on_cuda if pin_memory is None else pin_memory
-        if (on_cuda or self._pin_memory) and not torch.cuda.is_available():
-            raise InputError("Loader: there is no CUDA device; leave out 'device' and 'pin_memory'")
+        if self._pin_memory and not torch.cuda.is_available():
+            raise InputError("Loader: there is no CUDA device; leave out 'pin_memory'")
         if masker is not None and not masker.token_group.is_cpu:
             raise InputError("Loader: 'masker' must be on the CPU, where cells are read; or mask on the device")
         if masker is not None and len(masker.token_group) != corpus.vocabulary.size:

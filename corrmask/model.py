@@ -152,26 +152,6 @@ def attention_mask(lengths: Tensor, width: int) -> Tensor:
     return (torch.arange(width, device=lengths.device)[None, :] < lengths[:, None]).to(torch.int64)
 
 
-def choose_device(name: str | torch.device) -> torch.device:
-    """The device of that name, or that device; "auto" is CUDA where there is one, else the CPU.
-
-    Raises
-    ------
-    InputError
-        No such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-        if device.type not in ("cpu", "cuda"):
-            raise NotImplementedError
-    except Exception as error:  # torch raises RuntimeError, AssertionError and others
-        raise InputError(f"device {str(name)!r} is not available here; use --device cpu (device='cpu')") from error
-    return device
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the bars and reports that transformers prints while it reads or writes a model."""

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "corrmask"
 
 # From the bottom up: a module may import its own layer and those above it in this list.
 LAYERS = [
-    ["errors", "arguments", "progress", "files", "parts", "memory", "threads", "staging", "distributed"],
+    ["errors", "arguments", "devices", "progress", "files", "parts", "memory", "threads", "staging", "distributed"],
     ["_library", "_build_info", "config"],
     ["ops"],
     ["sources"],
@@ -37,6 +37,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 CORE = [
     "errors",
     "arguments",
+    "devices",
     "progress",
     "files",
     "parts",

@@ -147,6 +147,7 @@ def test_settings_take_numbers_of_numpy() -> None:
 def test_numbers_out_of_range_are_named() -> None:
     from corrmask import CorrMasker, GeneGraph, GroupTable, correlation_graph, pl
     from corrmask.corpus import split_cells
+    from corrmask.covariance import Covariance
     from corrmask.modules import find_modules
     from corrmask.rewiring import rewire
 
@@ -158,7 +159,8 @@ def test_numbers_out_of_range_are_named() -> None:
     for call, words in (
         (lambda: rewire(graph, -1), "rewire: 'seed' must be 0 or more, got -1"),
         (lambda: find_modules(graph, resolution=float("nan")), "'resolution' must be positive and finite, got nan"),
-        (lambda: correlation_graph(counts, device="gpu"), "'device' must be 'cpu' or a CUDA device, got 'gpu'"),
+        (lambda: correlation_graph(counts, device="gpu"), "device 'gpu' is not available here; use --device cpu"),
+        (lambda: Covariance(6, device="gpu"), "device 'gpu' is not available here"),
         (lambda: correlation_graph(counts, min_cells=10**30), "'min_cells' must be in 0"),
         (lambda: CorrMasker(groups, gene_token_range=(-1, 5)), "'gene_token_range' must be within 0 .. 10"),
         (lambda: split_cells(10, 1.5, 0), "'held_out' in 0 .. 1, got 10, 0 and 1.5"),

@@ -20,6 +20,7 @@ from corrmask.cli.app import main
 from corrmask.corpus import Corpus
 from corrmask.embedding import embed
 from corrmask.errors import InputError
+from corrmask.gene_graph import GeneGraph
 from corrmask.model import load_model
 from corrmask.training import pretrain
 
@@ -92,6 +93,15 @@ def test_order_names_and_obs_are_kept(work):
     assert cells.n_vars == 0
 
 
+def test_a_graph_that_lies_with_the_cells_stays(work):
+    graph = GeneGraph.read(work / "graph.h5ad")
+    cells = graph.to_anndata(anndata.read_h5ad(work / "cells.h5ad"))
+    found = embed(work / "m", data=cells).cells
+    again = GeneGraph.from_anndata(found)
+    assert again.provenance == graph.provenance
+    assert found.uns["corrmask_embedding"]["layer"] == -1
+
+
 @pytest.mark.parametrize("batch_size", [1, 13, 500])
 def test_batch_size_changes_nothing_beyond_rounding(work, batch_size):
     one = embed(work / "m", corpus=work / "corpus")
@@ -146,7 +156,7 @@ def test_the_command(work, tmp_path, capsys):
     cells, genes = anndata.read_h5ad(tmp_path / "c.h5ad"), anndata.read_h5ad(tmp_path / "g.h5ad")
     assert cells.obsm["X_corrmask"].shape == (120, 32)
     assert genes.shape == (summary["genes_seen"], 32)
-    assert cells.uns["corrmask"]["layer"] == -1
+    assert cells.uns["corrmask_embedding"]["layer"] == -1
     assert run(*arguments) == 2
     assert "exists already" in capsys.readouterr().err
     assert run(*arguments, "--overwrite") == 0

@@ -302,9 +302,11 @@ def test_batches_go_to_any_device(corpus: Corpus) -> None:
 def test_cuda_that_is_not_there(corpus: Corpus) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
-    for options in ({"device": "cuda"}, {"pin_memory": True}):
-        with pytest.raises(InputError, match="no CUDA device"):
-            Loader(corpus, 8, 9, **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no CUDA device"):
+        Loader(corpus, 8, 9, pin_memory=True)
+    for use in (lambda: Loader(corpus, 8, 9, device="cuda"), lambda: corpus.to("cuda")):
+        with pytest.raises(InputError, match="device 'cuda' is not available here"):
+            use()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

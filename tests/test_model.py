@@ -12,8 +12,9 @@ pytest.importorskip("transformers")
 
 from transformers import BertForMaskedLM
 
+from corrmask.devices import choose_device
 from corrmask.errors import InputError
-from corrmask.model import attention_mask, build_model, choose_device, load_model, load_weights, save_model
+from corrmask.model import attention_mask, build_model, load_model, load_weights, save_model
 from corrmask.vocabulary import Vocabulary
 
 SHAPE = {"layers": 1, "hidden": 32, "heads": 2, "intermediate": 64, "max_len": 16, "dropout": 0.1}

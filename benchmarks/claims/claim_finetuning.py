@@ -17,8 +17,9 @@ from study import Tuning
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from corrmask.devices import choose_device
 from corrmask.evaluation.splits import make_splits
-from corrmask.model import attention_mask, choose_device, load_model
+from corrmask.model import attention_mask, load_model
 from corrmask.progress import Progress
 from corrmask.tokenization import encode_chunk
 

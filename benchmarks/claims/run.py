@@ -42,10 +42,11 @@ from corrmask import correlation_graph
 from corrmask.audit import audit
 from corrmask.bench.machine import cpu_model
 from corrmask.corpus import Corpus, split_cells
+from corrmask.devices import choose_device
 from corrmask.errors import InputError
 from corrmask.files import replacing, write_h5ad
 from corrmask.gene_graph import GeneGraph
-from corrmask.model import build_model, choose_device, save_model
+from corrmask.model import build_model, save_model
 from corrmask.tokenization import tokenize
 from corrmask.training import Settings, pretrain
 from corrmask.training.checkpoint import checkpoints

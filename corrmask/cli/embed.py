@@ -52,6 +52,7 @@ def embed(
     if genes is not None and genes.resolve() == output.resolve():
         raise InputError(f"cells and genes would be written to one file, {str(output)!r}; choose another for --genes")
 
+    from corrmask.embedding import SETTINGS_KEY
     from corrmask.embedding import embed as compute
     from corrmask.genes import Renaming
 
@@ -93,7 +94,7 @@ def embed(
         + ("" if genes is None else f"\n{genes}: {summary['genes_seen']:,} genes"),
         markup=False,
     )
-    if renaming := found.cells.uns["corrmask"]["renaming"]:
+    if renaming := found.cells.uns[SETTINGS_KEY]["renaming"]:
         console.note(f"--gene-map: {Renaming(**renaming)}")
     if n_empty:
         console.note(f"{n_empty:,} cells have no token of the model: their embeddings are zeros")

@@ -15,12 +15,13 @@ import torch
 from corrmask.arguments import checked
 from corrmask.arms import make_masker
 from corrmask.corpus import Corpus, split_cells
+from corrmask.devices import choose_device
 from corrmask.distributed import Ranks, joined
 from corrmask.errors import InputError
 from corrmask.files import check_apart
 from corrmask.gene_graph import GeneGraph
 from corrmask.loader import Loader
-from corrmask.model import build_model, choose_device, load_weights
+from corrmask.model import build_model, load_weights
 from corrmask.order import batches_per_epoch, shuffled
 from corrmask.progress import Progress, silent
 from corrmask.threads import torch_threads

@@ -12,9 +12,9 @@ import torch
 
 from corrmask.arguments import checked
 from corrmask.arms import check_arm
+from corrmask.devices import choose_device
 from corrmask.errors import InputError
 from corrmask.gene_graph import GeneGraph
-from corrmask.model import choose_device
 from corrmask.training.utilisation import peak_tflops
 
 # These decide what is written beside the weights, and when, or where all of it lies; a run may be resumed with others.
