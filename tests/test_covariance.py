@@ -182,6 +182,17 @@ def test_the_bound_holds_where_float32_misses_it() -> None:
     assert np.abs(naive - r64).max() > 100 * BOUND, "this test would not see a kernel of float32"
 
 
+@pytest.mark.parametrize(("n_cells", "n_zeros"), [(300, 1), (1500, 2), (8192, 3)])
+def test_the_bound_holds_where_cells_are_alike(n_cells: int, n_zeros: int) -> None:
+    """Equal products add up: each addition of float32 rounds to the same side (1.5e-5 where 256 follow one another)."""
+    alike = np.log1p(5 * np.arange(1, 40)) * np.ones((n_cells, 1))
+    alike[:n_zeros] = 0
+    half = np.linspace(1, 2, 40) * (np.arange(n_cells) < 0.49 * n_cells)[:, None]  # rarer: not shifted
+    rare = random_y(np.random.default_rng(2), n_cells, 600, 0.002)
+    for y in (alike, half, np.hstack([alike, half, rare])):
+        assert np.abs(correlation_of(covariance_of(y)) - reference.correlation(y)).max() <= BOUND
+
+
 def test_the_bound_holds_at_ten_million_cells() -> None:
     """The same cells over and over have the r of one round, however long the sums grow."""
     n_cells, n_rounds = 24 * 8192, 51

@@ -2,12 +2,18 @@
 // where the machine has fused multiply-add, it is used, so that machines may differ in the last bits of a product.
 #include "strip_products.h"
 
+#include <algorithm>
+
 #include "../portable/host_device.h"
 #include "clones.h"
 
 namespace corrmask {
 
 namespace {
+
+// Products that are added up one after another in float32: each addition may round to the same side, where cells are
+// alike, so sums of them are added up apart.
+constexpr int64_t kChain = 64;
 
 // What one gene has in common with the genes of a strip, in registers of so many bytes: compilers cut wider vectors
 // than the machine has into single numbers.
@@ -35,14 +41,39 @@ struct StripSums {
 template <int kBytes, int kSide>
 CORRMASK_HOST_DEVICE void add_full(const Entry* entries, int64_t n_rows, const float* strip, float* sums) {
   using Vector = typename StripSums<kBytes>::Vector;
-  StripSums<kBytes> own[kSide];
-  for (int64_t row = 0; row < n_rows; ++row, strip += kStrip) {
-    for (int i = 0; i < StripSums<kBytes>::kVectors; ++i) {
-      const Vector part = reinterpret_cast<const Vector*>(strip)[i];
-      for (int k = 0; k < kSide; ++k) own[k].sums[i] += entries[k * n_rows + row].value * part;
+  StripSums<kBytes> total[kSide];
+  for (int64_t row = 0; row < n_rows;) {
+    StripSums<kBytes> own[kSide];
+    for (const int64_t last = std::min(row + kChain, n_rows); row < last; ++row, strip += kStrip) {
+      for (int i = 0; i < StripSums<kBytes>::kVectors; ++i) {
+        const Vector part = reinterpret_cast<const Vector*>(strip)[i];
+        for (int k = 0; k < kSide; ++k) own[k].sums[i] += entries[k * n_rows + row].value * part;
+      }
     }
+    for (int k = 0; k < kSide; ++k) total[k].add(own[k]);
   }
-  for (int k = 0; k < kSide; ++k) own[k].add_to(sums + k * kStrip);
+  for (int k = 0; k < kSide; ++k) total[k].add_to(sums + k * kStrip);
+}
+
+// One gene, entry by entry: at most kChain of them.
+template <int kBytes>
+CORRMASK_HOST_DEVICE StripSums<kBytes> sum_chain(const Entry* entry, const Entry* end, const float* strip) {
+  StripSums<kBytes> even, odd;
+  for (; end - entry >= 2; entry += 2) {
+    even.add(entry[0].value, strip + entry[0].place);
+    odd.add(entry[1].value, strip + entry[1].place);
+  }
+  if (entry != end) even.add(entry->value, strip + entry->place);
+  even.add(odd);
+  return even;
+}
+
+template <int kBytes>
+CORRMASK_HOST_DEVICE void add_entries(const Entry* entry, const Entry* end, const float* strip, float* sums) {
+  const auto last = [end](const Entry* first) { return first + std::min<int64_t>(kChain, end - first); };
+  StripSums<kBytes> total = sum_chain<kBytes>(entry, last(entry), strip);
+  while (end != (entry = last(entry))) total.add(sum_chain<kBytes>(entry, last(entry), strip));
+  total.add_to(sums);
 }
 
 template <int kBytes, int kSide>
@@ -57,15 +88,7 @@ CORRMASK_HOST_DEVICE void add_genes(const Entry* entries, const int64_t* start, 
       sums += (kSide - 1) * kStrip;
       continue;
     }
-    if (entry == end) continue;
-    StripSums<kBytes> even, odd;
-    for (; end - entry >= 2; entry += 2) {
-      even.add(entry[0].value, strip + entry[0].place);
-      odd.add(entry[1].value, strip + entry[1].place);
-    }
-    if (entry != end) even.add(entry->value, strip + entry->place);
-    even.add(odd);
-    even.add_to(sums);
+    if (entry != end) add_entries<kBytes>(entry, end, strip, sums);
   }
 }
 
