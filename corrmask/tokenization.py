@@ -146,10 +146,14 @@ class Encoder:
     ) -> None:
         if vocabulary.medians is None:
             raise InputError("vocabulary: it holds no medians, by which counts are divided; give a table of medians")
+        self.genes = genes
         tokens = vocabulary.tokens_of(genes)
         medians = np.ones(len(tokens))
         self.has_token = tokens >= 0
         medians[self.has_token] = vocabulary.medians[tokens[self.has_token] - vocabulary.first_gene_token]
+        # Medians taken from cells lack those of genes that none of them counted: refused once a cell counts one.
+        self.is_uncounted = np.isnan(medians) & (vocabulary.medians_origin.get("kind") in ("exact", "sketch"))
+        medians[self.is_uncounted] = 1
         missing = np.flatnonzero(~(medians > 0))
         if len(missing):
             gene = vocabulary.genes[tokens[missing[0]] - vocabulary.first_gene_token]
@@ -166,6 +170,14 @@ class Encoder:
         indptr = counts.indptr[start : stop + 1].astype(np.int64)
         entries = slice(indptr[0], indptr[-1])
         data = counts.data[entries]
+        if self.is_uncounted.any():
+            counted = self.is_uncounted[counts.indices[entries]] & (data > 0)
+            if counted.any():
+                gene = self.genes[counts.indices[entries][counted.argmax()]]
+                raise InputError(
+                    f"medians: a cell counts {gene}, which has a token and no median, for no cell did that medians were "
+                    "taken from; give a table of medians or leave the gene out"
+                )
         chunk = (
             writable(indptr - indptr[0]),
             writable(counts.indices[entries]),
@@ -400,6 +412,4 @@ def _with_medians(
             raise InputError("tokenize: no cell has any counts; give raw counts")
         return Vocabulary(np.array(union, dtype=object)[counted], medians=medians[counted], medians_origin=origin)
     table = np.array([medians[position[gene]] if gene in position else np.nan for gene in vocabulary.genes])
-    # A gene that no cell counts never needs its median, but must have one.
-    table[np.isnan(table)] = 1.0
     return Vocabulary(vocabulary.genes, vocabulary.first_gene_token, vocabulary.special_tokens, table, origin)

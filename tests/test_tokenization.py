@@ -187,6 +187,26 @@ def test_overwriting(tmp_path: Path) -> None:
         tokenize(ad.read_h5ad(cells, backed="r"), path, overwrite=True)
 
 
+def test_a_gene_that_no_cell_counts_has_no_median(tmp_path: Path) -> None:
+    counts = make_counts()
+    genes = [f"G{i}" for i in range(counts.shape[1])]
+    tokenize(make_cells(counts), tmp_path / "corpus", vocabulary=Vocabulary(np.array([*genes, "elsewhere"])))
+    found = Corpus.open(tmp_path / "corpus").vocabulary
+    assert found.medians is not None
+    assert np.flatnonzero(np.isnan(found.medians)).tolist() == [3, counts.shape[1]]
+    assert found.medians_origin["kind"] == "exact"
+    tokenize(make_cells(counts), tmp_path / "again", vocabulary=found)  # as long as none counts it
+    encode_chunk(counts, genes, found, max_len=8)
+    counts[7, 3] = 1
+    for use in (
+        lambda: encode_chunk(counts, genes, found, max_len=8),
+        lambda: tokenize(make_cells(counts), tmp_path / "other", vocabulary=found),
+    ):
+        with pytest.raises(InputError, match="a cell counts G3, which has a token and no median"):
+            use()
+    assert not (tmp_path / "other").exists()
+
+
 def no_median(value: float) -> dict[str, Any]:
     return {"vocabulary": Vocabulary(np.array(["G1", "G2"]), medians=np.array([1.0, value]))}
 
