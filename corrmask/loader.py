@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -182,6 +183,9 @@ class Loader:
         What fails in a thread is raised here, at its step. The threads end when the steps do, at an error, and soon
         after the generator is closed (``with contextlib.closing(loader.batches()) as batches``).
         """
+        for name, given in (("first", first), ("last", 0 if last is None else last)):
+            if not isinstance(given, Integral) or given < 0:
+                raise InputError(f"Loader: {name!r} must be a whole number of at least 0, got {given!r}")
         pending: deque[Future[Any]] = deque()
         pool, waits = lone_threads(self._threads, "corrmask-loader"), True
         try:

@@ -175,8 +175,8 @@ class Encoder:
             if counted.any():
                 gene = self.genes[counts.indices[entries][counted.argmax()]]
                 raise InputError(
-                    f"medians: a cell counts {gene}, which has a token and no median, for no cell did that medians were "
-                    "taken from; give a table of medians or leave the gene out"
+                    f"medians: a cell counts {gene}, which has a token and no median, for none did of the cells that "
+                    "medians were taken from; give a table of medians or leave the gene out"
                 )
         chunk = (
             writable(indptr - indptr[0]),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +109,13 @@ class Vocabulary:
             ``<mask>``.
         """
         for name, token in tokens.items():
-            if token != token or token in (np.inf, -np.inf) or int(token) != token:
-                raise InputError(f"token dictionary: {name!r} has token {token}; tokens are whole numbers")
+            if not isinstance(name, str):
+                raise InputError(f"token dictionary: {name!r} names token {token!r}; names are text")
+            whole = isinstance(token, Integral) or (
+                isinstance(token, Real) and math.isfinite(token) and int(token) == token
+            )
+            if not whole:
+                raise InputError(f"token dictionary: {name!r} has token {token!r}; tokens are whole numbers")
         special = {name: int(token) for name, token in tokens.items() if name.startswith("<") and name.endswith(">")}
         genes = sorted((int(token), name) for name, token in tokens.items() if name not in special)
         if not genes:
@@ -193,6 +200,8 @@ class Vocabulary:
             path = path / FILE_NAME
         try:
             document = json.loads(path.read_text())
+            if document["format"] != _FORMAT:
+                raise InputError(f"its format is {document['format']!r}, this version reads {_FORMAT}; update corrmask")
             medians = document["medians"]
             return cls(
                 np.array(document["genes"], dtype=object),

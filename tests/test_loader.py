@@ -299,6 +299,12 @@ def test_batches_go_to_any_device(corpus: Corpus) -> None:
         assert {batch.input_ids.device.type, batch.lengths.device.type, batch.cell_ids.device.type} == {"meta"}
 
 
+def test_steps_that_are_none(corpus: Corpus) -> None:
+    for steps in ((-1, 2), (0.5, 2), (0, -1), (0, "2")):
+        with pytest.raises(InputError, match=r"Loader: '(first|last)' must be a whole number of at least 0"):
+            next(Loader(corpus, 8, 9).batches(*steps))  # type: ignore[arg-type]
+
+
 def test_cuda_that_is_not_there(corpus: Corpus) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")

@@ -59,6 +59,10 @@ def test_medians_of_a_dictionary() -> None:
         ({"<pad>": 0, "<mask>": 1, "A": float("nan")}, "nan"),
         ({"<pad>": 0, "<mask>": 1.7, "A": 2}, "1.7"),
         ({"<pad>": 0, "<mask>": 1, "A": 2**31}, "2147483648"),
+        ({"<pad>": 0, "<mask>": 1, "A": 10**400}, "1000"),
+        ({"<pad>": 0, "<mask>": 1, "A": "2"}, "'A' has token '2'"),
+        ({"<pad>": 0, "<mask>": 1, "A": None}, "'A' has token None"),
+        ({"<pad>": 0, "<mask>": 1, 3: 2}, "3 names token 2"),
     ],
 )
 def test_dictionaries_that_are_none(tokens: dict[str, Any], words: str) -> None:
@@ -132,6 +136,7 @@ GOOD: dict[str, Any] = {
         "{",
         "3",
         "\ufeff{}",
+        json.dumps({**GOOD, "format": 2}),
         json.dumps({**GOOD, "genes": 5}),
         json.dumps({**GOOD, "genes": [["A", "B"], ["C", "D"]]}),
         json.dumps({**GOOD, "first_gene_token": "four"}),
