@@ -12,8 +12,8 @@
 // enough within runs of 256 cells (up to 2,048 for rarer genes), added up by 64 (strip_products.cpp); runs add up in
 // float32 over at most 8,192 cells, blocks in float64 after the shift is undone. So no sum of float32 takes more than
 // about 100 additions on its way, which bounds its error by 6e-6 of the genes' own sums of squares even where each
-// addition rounds to the same side, as it does where cells are alike. A block holds cells of one level alone, so that what differs between
-// levels is in the shift. Sums and sums of squares are float64 throughout.
+// addition rounds to the same side, as it does where cells are alike. A block holds cells of one level alone, so that
+// what differs between levels is in the shift. Sums and sums of squares are float64 throughout.
 //
 // Owner computes: each panel, and each rare gene, belongs to one thread at a time and is summed over the cells in their
 // order, so the bytes do not depend on the number of threads, without atomics or copies of the matrix.
