@@ -54,6 +54,9 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "genes", np.asarray(self.genes, dtype=object))
+        for gene in self.genes:
+            if not isinstance(gene, str):
+                raise InputError(f"vocabulary: gene names must be text, one has {type(gene).__name__} {gene!r}")
         if len(self._token_of_gene) != len(self.genes):
             raise InputError("vocabulary: gene names must be unique; two genes share one")
         plain = {str(name): int(token) for name, token in self.special_tokens.items()}
@@ -66,6 +69,8 @@ class Vocabulary:
             raise InputError(f"vocabulary: gene tokens {lo} .. {hi - 1} must be in 0 .. 2**31 - 1")
         taken: dict[int, str] = {}
         for name, token in self.special_tokens.items():
+            if name in self._token_of_gene:
+                raise InputError(f"vocabulary: {name!r} is both a gene and a special token; rename the gene")
             if not 0 <= token < 2**31:
                 raise InputError(f"vocabulary: special token {name!r} is {token}; it must be in 0 .. 2**31 - 1")
             if lo <= token < hi or token in taken:

@@ -79,6 +79,11 @@ def test_whole_numbers_of_another_type_are_tokens() -> None:
 def test_genes_that_stand_twice_and_medians_that_do_not_fit() -> None:
     with pytest.raises(InputError, match="unique"):
         Vocabulary(np.array(["A", "A"]))
+    with pytest.raises(InputError, match="'<pad>' is both a gene and a special token"):
+        Vocabulary(np.array(["A", "<pad>"]))
+    for genes in (["A", None], [3, "A"], [["A"]]):
+        with pytest.raises(InputError, match="gene names must be text"):
+            Vocabulary(genes)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"'medians' must be \[2\].*\[3\]"):
         Vocabulary(np.array(["A", "B"]), medians=np.ones(3))
     with pytest.raises(InputError, match=r"B.*infinite"):
