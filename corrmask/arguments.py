@@ -32,9 +32,9 @@ class _Names(dict[str, Any]):
 def checked(function: _T) -> _T:
     """Decorate a function, or a class whose constructor is meant: its arguments are checked before it is called.
 
-    Numbers, strings, literals, mappings, sequences and classes are told apart; members of sequences are not looked at,
-    and neither are ranges. A whole number of numpy is an int, any real number a float, and True is neither;
-    the function gets Python's own.
+    Numbers, strings, literals, mappings, sequences and classes are told apart; members of sequences are looked at in
+    lists of numbers alone, and ranges nowhere. A whole number of numpy is an int, any real number a float, and True is
+    neither; the function gets Python's own.
 
     Raises
     ------
@@ -99,7 +99,9 @@ def _fits(value: Any, kind: Any) -> bool:
     if name in ("Sequence", "ndarray"):  # a list, an array, a column of a table: what has a length and an order
         listed = hasattr(value, "__len__") and hasattr(value, "__getitem__")
         one = getattr(value, "ndim", 1) == 1 if name == "Sequence" else getattr(value, "ndim", 1) > 0
-        return listed and one and not isinstance(value, _NO_SEQUENCE)
+        numbers = isinstance(value, (tuple, list)) and inside in ((int,), (float,))
+        fitting = not numbers or all(_fits(member, inside[0]) for member in value)
+        return listed and one and fitting and not isinstance(value, _NO_SEQUENCE)
     if name == "Collection":  # or a set, which has no order
         return (isinstance(value, Collection) and not isinstance(value, _NO_SEQUENCE)) or _fits(value, Sequence)
     if name == "Callable" or getattr(kind, "_is_protocol", False):
@@ -138,6 +140,8 @@ def _words(kind: Any) -> str:
     name = getattr(origin or kind, "__name__", str(kind))
     if name in ("Mapping", "dict") and inside and inside[1] is not Any:
         return f"a mapping to {_plural(inside[1])}"
+    if name == "Sequence" and inside in ((int,), (float,)):
+        return f"a sequence of {_plural(inside[0])}"
     return _WORDS.get(name, f"{'an' if name[:1] in tuple('AEIOU') else 'a'} {name}")
 
 

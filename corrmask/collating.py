@@ -44,6 +44,8 @@ def content_id(tokens: np.ndarray) -> int:
     tokens = np.asarray(tokens)
     if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iu"):
         raise InputError(f"content_id: 'tokens' must be whole numbers [n], got {tokens.dtype} {list(tokens.shape)}")
+    if tokens.size and not (tokens.min() >= 0 and tokens.max() < 2**31):
+        raise InputError(f"content_id: 'tokens' must be in 0 .. 2**31 - 1, got {tokens.min()} .. {tokens.max()}")
     digest = hashlib.blake2b(tokens.astype("<i4").tobytes(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 

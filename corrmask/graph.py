@@ -107,8 +107,8 @@ def correlation_graph(
         Budget such as "4GB", or bytes, by default four fifths of what is free. Where the products of all genes, 4 bytes
         times the square of their number, do not fit beside 1 GB for the cells, they are formed in several passes.
     checkpoint
-        Folder for the sums of what has been read, so that a run that is killed or interrupted can be taken up; it is
-        made, and removed at the end. It takes as much space as the products, twice while it is written.
+        Folder for the sums of what has been read, so that a run that is killed or interrupted can be taken up: a new or
+        empty one, made here and removed at the end. It takes as much space as the products, twice while it is written.
     checkpoint_seconds
         How often they are written, at the end of a chunk.
     resume

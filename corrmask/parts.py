@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from corrmask.errors import InputError
+from corrmask.files import explain
 
-_STATE, _LOCK = "state.json", "lock"
+_STATE, _LOCK = "state.json", "corrmask.lock"
 
 
 def part_folder(output: str | Path) -> Path:
@@ -53,7 +54,7 @@ def kept_part(folder: Path, identity: dict[str, Any], *, resume: bool, resumable
     Parameters
     ----------
     folder
-        From `part_folder`.
+        From `part_folder`, or any new, empty or earlier one: what stands in another is not ours to remove.
     identity
         Inputs and parameters, JSON-safe: parts are taken up where all of it is the same alone.
     resume
@@ -64,9 +65,16 @@ def kept_part(folder: Path, identity: dict[str, Any], *, resume: bool, resumable
     Raises
     ------
     InputError
-        Another process is at work here, or what is there came from other inputs or parameters.
+        It cannot be made or holds something else, another process is at work here, or what is there came from other
+        inputs or parameters.
     """
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(explain(error, folder)) from error
+    names = sorted(entry.name for entry in folder.iterdir())
+    if names and _LOCK not in names:
+        raise InputError(f"{folder}: holds {names[0]!r}, so it is kept as it is; choose a new or empty folder")
     with (folder / _LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

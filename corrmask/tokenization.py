@@ -29,6 +29,7 @@ from corrmask.parts import Part, kept_part, part_folder
 from corrmask.progress import Progress, silent
 from corrmask.sources import Chunk, Source, check_resumable, open_sources
 from corrmask.sources.ahead import READERS
+from corrmask.sources.checks import check_genes
 from corrmask.sources.objects import ObjectReader, is_matrix
 from corrmask.staging import writable
 from corrmask.threads import torch_threads
@@ -94,7 +95,7 @@ def encode_chunk(
         [n, n_columns], a sparse matrix of scipy, a dense array, a CSR of torch or cupy: raw counts (log1p-normalised
         values where `normalized`: then count is expm1 of them).
     genes
-        str [n_columns]: gene of each column; those without a token are left out.
+        str [n_columns]: gene of each column, once each; those without a token are left out.
     vocabulary
         With medians.
     max_len
@@ -117,7 +118,7 @@ def encode_chunk(
         raise InputError(f"encode_chunk: 'counts' must be a matrix, cells x genes, got {type(counts).__name__}")
     if len(genes) != counts.shape[1]:
         raise InputError(f"encode_chunk: 'genes' must name the {counts.shape[1]:,} columns, got {len(genes):,}")
-    names = np.asarray(genes, dtype=object)
+    names = check_genes(genes, name="encode_chunk: 'genes'", remedy="give each once")
     source = Source(ObjectReader(counts, names, None, "encode_chunk: 'counts'"), normalized=normalized)
     encoder = Encoder(names, vocabulary, max_len=max_len, normalized=normalized)
     input_ids = torch.empty((source.n_cells, max_len), dtype=torch.int32)
@@ -154,12 +155,12 @@ class Encoder:
         # Medians taken from cells lack those of genes that none of them counted: refused once a cell counts one.
         self.is_uncounted = np.isnan(medians) & (vocabulary.medians_origin.get("kind") in ("exact", "sketch"))
         medians[self.is_uncounted] = 1
-        missing = np.flatnonzero(~(medians > 0))
+        missing = np.flatnonzero(np.isnan(medians))
         if len(missing):
             gene = vocabulary.genes[tokens[missing[0]] - vocabulary.first_gene_token]
             raise InputError(
-                f"medians: {len(missing)} genes with a token have no positive median ({gene}: {medians[missing[0]]}); "
-                "complete the table or leave these genes out of the token dictionary"
+                f"medians: {len(missing)} genes with a token have no median ({gene}, ...); complete the table or leave "
+                "these genes out of the token dictionary"
             )
         self.tokens, self.medians = torch.from_numpy(tokens), torch.from_numpy(medians)
         self.pad_id, self.dtype = vocabulary.pad_token_id, token_dtype(vocabulary)

@@ -36,7 +36,7 @@ class Vocabulary:
     special_tokens
         Token of each special name; ``<pad>`` and ``<mask>`` are always there.
     medians
-        float64 [n_genes], NaN where a gene has none; None where no medians were brought.
+        float64 [n_genes] above 0, NaN where a gene has none; None where no medians were brought.
     medians_origin
         How the medians came to be: ``{"kind": "exact" | "sketch" | "table", ...}``.
 
@@ -88,9 +88,10 @@ class Vocabulary:
                 raise InputError(
                     f"vocabulary: 'medians' must be [{len(self.genes)}], one per gene, got {list(self.medians.shape)}"
                 )
-            if np.isinf(self.medians).any():
-                gene = self.genes[int(np.isinf(self.medians).argmax())]
-                raise InputError(f"vocabulary: the median of {gene} is infinite; give a finite one or leave it out")
+            wrong = np.flatnonzero((self.medians <= 0) | np.isinf(self.medians))
+            if wrong.size:
+                gene, median = self.genes[wrong[0]], self.medians[wrong[0]]
+                raise InputError(f"vocabulary: the median of {gene} is {median}; give one above 0, or leave it out")
 
     @classmethod
     def from_dictionary(
@@ -192,6 +193,7 @@ class Vocabulary:
         Path(path).write_text(json.dumps(document, allow_nan=False))
 
     @classmethod
+    @checked
     def load(cls, path: str | Path) -> Vocabulary:
         """Read ``vocabulary.json``, from the file or from the folder that holds it.
 

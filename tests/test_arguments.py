@@ -35,6 +35,7 @@ def takes(
     pair: tuple[int, int] = (0, 1),
     names: tuple[str, ...] = (),
     curves: Sequence[Mapping[str, int]] = (),
+    levels: Sequence[float] = (),
     call: Callable[[], None] | None = None,
     late: Fraction | None = None,
     anything: Any = None,
@@ -64,6 +65,8 @@ def test_what_serves_is_taken() -> None:
     assert [type(plain[name]) for name in ("number", "share", "name", "on")] == [int, float, str, bool]
     assert [type(one) for one in plain["pair"]] == [int, int]
     assert plain["pair"] == (1, 2)
+    for levels in ((0.1, 1), [np.float32(0.5)], np.array([0.5]), ()):
+        assert takes(levels=levels)["levels"] is not None
     assert takes(names=("a", np.str_("b")))["names"] == ("a", "b")
     assert [type(one) for one in takes(shares={"a": np.float32(0.5), "b": np.longdouble(1)})["shares"].values()] == [
         float,
@@ -92,6 +95,8 @@ def test_what_serves_is_taken() -> None:
         ("names", "ab", "'names' must be strings, got 'ab'"),
         ("curves", {"a": {}}, "'curves' must be a sequence, got dict"),
         ("curves", pd.DataFrame({"a": [1]}), "'curves' must be a sequence, got DataFrame [1, 1]"),
+        ("levels", (0.1, "x"), "'levels' must be a sequence of numbers, got tuple"),
+        ("levels", "0.1", "'levels' must be a sequence of numbers, got '0.1'"),
         ("members", {"a": "xy"}, "'members' must be a mapping to collections or None, got 'xy' for 'a'"),
         ("call", 1, "'call' must be a function or None, got 1"),
         ("late", 1.5, "'late' must be a Fraction or None, got 1.5"),

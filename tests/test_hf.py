@@ -132,6 +132,9 @@ def test_every_form_of_example_gives_the_same() -> None:
 
 def test_the_id_of_a_cell_without_one_is_its_content() -> None:
     assert content_id(np.array([4, 5, 6])) == content_id(np.array([4, 5, 6], dtype=np.uint16)) == 3280135284775877566
+    for beyond in (-1, 2**31):
+        with pytest.raises(InputError, match="content_id: 'tokens' must be in 0"):
+            content_id(np.array([4, beyond]))
     assert len({content_id(np.array(example["input_ids"])) for example in EXAMPLES}) == N_CELLS
     first, again = make_collator()([EXAMPLES[0]["input_ids"]] * 2)["labels"]
     assert torch.equal(first, again), "the stated limit: equal cells get equal masks"

@@ -192,3 +192,23 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     with first, pytest.raises(InputError, match="another process"):
         second.__enter__()
     assert not (tmp_path / "part").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    counts = sp.csr_matrix(np.eye(3))
+    folder = tmp_path / "results"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "notes.txt").write_text("not ours")
+    for resume in (False, True):
+        with (
+            pytest.raises(InputError, match="holds 'figures', so it is kept"),
+            kept_part(folder, {}, resume=resume, resumable=True),
+        ):
+            pass
+    with pytest.raises(InputError, match="choose a new or empty folder"):
+        correlation_graph(counts, checkpoint=folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["figures", "notes.txt"]
+    for path in (folder / "notes.txt", tmp_path / "nowhere" / "part"):
+        with pytest.raises(InputError, match=path.name):
+            correlation_graph(counts, checkpoint=path)
+    assert (folder / "notes.txt").read_text() == "not ours"

@@ -87,6 +87,7 @@ def test_an_iterable_of_chunks(tmp_path: Path) -> None:
     ("chunks", "options", "words"),
     [
         (iter(two_chunks()), {}, "gives its chunks once"),
+        (None, {}, "from_chunks: 'chunks' must be .*, got None"),
         ([make_cells().X], {}, "a pair"),
         ([(make_cells().X[:, :3], None)], {}, "90 x 3"),
         ([(make_cells().X, make_cells().obs[:5])], {}, "5 cells"),

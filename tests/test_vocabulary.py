@@ -86,8 +86,9 @@ def test_genes_that_stand_twice_and_medians_that_do_not_fit() -> None:
             Vocabulary(genes)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"'medians' must be \[2\].*\[3\]"):
         Vocabulary(np.array(["A", "B"]), medians=np.ones(3))
-    with pytest.raises(InputError, match=r"B.*infinite"):
-        Vocabulary(np.array(["A", "B"]), medians=np.array([1, np.inf]))
+    for median in (np.inf, 0, -1):
+        with pytest.raises(InputError, match=rf"the median of B is {float(median)}; give one above 0"):
+            Vocabulary(np.array(["A", "B"]), medians=np.array([1, median]))
     with pytest.raises(InputError, match="'medians' must be numbers"):
         Vocabulary(np.array(["A", "B"]), medians=["1", "many"])
     assert Vocabulary(np.array(["A", "B"]), medians=[1, 2]).medians.tolist() == [1.0, 2.0]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from corrmask.arguments import checked
 from corrmask.errors import InputError
 from corrmask.sources.checks import check_genes, check_shape
 from corrmask.sources.cutting import Block, csr_blocks, dense_blocks, held
@@ -15,6 +16,7 @@ from corrmask.sources.objects import host_matrix
 from corrmask.sources.source import Source
 
 
+@checked
 def from_chunks(
     chunks: Iterable[Any] | Callable[[], Iterable[Any]],
     genes: Sequence[str] | np.ndarray,
