@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import glob
 import os
 import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from corrmask.errors import InputError
 
 
+class Contents(NamedTuple):
+    """What is in a folder of some kind: nothing else is removed with it."""
+
+    markers: tuple[str, ...]  # one of them is in each
+    patterns: tuple[str, ...]  # of all names, as a shell's
+
+    def has(self, name: str) -> bool:
+        """Whether a name is one of these, or of what a killed process left beside them."""
+        return any(fnmatch.fnmatchcase(name, one) for one in (*self.patterns, ".*.part*", ".*.old", ".DS_Store"))
+
+
+CORPUS = Contents(("dataset_info.json",), ("*.arrow", "*.json"))  # folders of `datasets`
+_STORE = Contents(("zarr.json", ".zgroup"), ("*",))
+
+
 def check_output(
-    path: str | Path, *, overwrite: bool = False, markers: Sequence[str] = (), inputs: Iterable[Any] = ()
+    path: str | Path, *, overwrite: bool = False, contents: Contents | None = None, inputs: Iterable[Any] = ()
 ) -> Path:
     """Check that `path` can be written, before any work is done; what a killed process left beside it is cleared.
 
@@ -28,16 +44,16 @@ def check_output(
         File or folder that will be created.
     overwrite
         Whether an existing one may be replaced: a file by a file, a folder by a folder of the same kind.
-    markers
-        Files of which one is in each folder of this kind; none where a file is written.
+    contents
+        Where a folder is written, what is in those of its kind.
     inputs
         What is read: paths, globs and backed AnnData; all else is passed over.
 
     Raises
     ------
     InputError
-        It exists and `overwrite` is False or it is of another kind, it is or holds an input, its parent does not exist,
-        or the parent cannot be written.
+        It exists and `overwrite` is False, it is of another kind or holds something else, it is or holds an input, its
+        parent does not exist, or the parent cannot be written.
     """
     path = check_place(path)
     check_apart(path, inputs)
@@ -45,18 +61,29 @@ def check_output(
     if os.path.lexists(path) and not path.is_symlink():
         names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
         found = ""
-        if path.is_dir() != bool(markers):
-            found = "a file, not a folder" if markers else "a folder, not a file"
-        elif names and not names.intersection(markers):
-            found = f"a folder without {' or '.join(markers)}"
+        if path.is_dir() != (contents is not None):
+            found = "a folder, not a file" if contents is None else "a file, not a folder"
+        elif contents is not None and names and not names.intersection(contents.markers):
+            found = f"a folder without {' or '.join(contents.markers)}"
         if found:
             raise InputError(f"output {str(path)!r} exists and is {found}; choose another name")
+        if contents is not None:
+            check_own(path, contents)
     return path
 
 
-def store_markers(path: str | Path) -> Sequence[str]:
-    """What `check_output` is to look for where cells or a graph are written: a folder as .zarr, a file as .h5ad."""
-    return ("zarr.json", ".zgroup") if Path(path).suffix == ".zarr" else ()
+def check_own(folder: Path, contents: Contents) -> None:
+    """Raise InputError where a folder that is to be replaced holds what is no part of it."""
+    for name in sorted(entry.name for entry in folder.iterdir()):
+        if not contents.has(name):
+            raise InputError(
+                f"output {str(folder)!r}: {name!r} in it would be lost; move it away or choose another name"
+            )
+
+
+def store_contents(path: str | Path) -> Contents | None:
+    """For `check_output` where cells or a graph are written: a folder as .zarr, a file as .h5ad."""
+    return _STORE if Path(path).suffix == ".zarr" else None
 
 
 def check_apart(path: Path, inputs: Iterable[Any]) -> None:
@@ -102,7 +129,6 @@ def _check_free(path: Path, overwrite: bool) -> None:
         )
 
 
-CORPUS = ("dataset_info.json",)  # of folders of `datasets`
 NO_SPACE = "no space left on the disk"
 
 

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 from corrmask.arguments import checked
 from corrmask.errors import InputError
-from corrmask.files import check_output, replacing, store_markers, write_h5ad
+from corrmask.files import check_output, replacing, store_contents, write_h5ad
 from corrmask.staging import on_host
 
 if TYPE_CHECKING:
@@ -237,4 +237,4 @@ def check_graph_output(path: str | Path, *, overwrite: bool, inputs: Iterable[An
     """Check the output of `GeneGraph.write` before the work begins; see `corrmask.files.check_output`."""
     if Path(path).suffix not in (".h5ad", ".zarr"):
         raise InputError(f"graph {str(path)!r}: the name must end in .h5ad or .zarr")
-    check_output(path, overwrite=overwrite, markers=store_markers(path), inputs=inputs)
+    check_output(path, overwrite=overwrite, contents=store_contents(path), inputs=inputs)

@@ -267,7 +267,7 @@ def tokenize(
     """
     started = time.perf_counter()
     inputs = [*(data if isinstance(data, (list, tuple)) else [data]), gene_map]
-    check_output(output, overwrite=overwrite, markers=CORPUS, inputs=inputs)
+    check_output(output, overwrite=overwrite, contents=CORPUS, inputs=inputs)
     _check_max_len(max_len, "tokenize")
     memory_bytes = memory_budget(memory, "tokenize")
     check_obs_names(obs)
@@ -309,7 +309,7 @@ def tokenize(
             vocabulary.save(folder / FILE_NAME)
         n_kept = 0 if part.state is None else part.state["counts"]["n_cells"]
         counts = _write(part, sources, vocabulary, obs, max_len, normalized, progress)
-        finish(folder / "corpus", check_output(output, overwrite=overwrite, markers=CORPUS))
+        finish(folder / "corpus", check_output(output, overwrite=overwrite, contents=CORPUS))
     return TokenizeReport(
         **counts,
         n_genes_in_files=len(union),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from corrmask.errors import InputError
-from corrmask.files import check_output, explain, replacing
+from corrmask.files import Contents, check_output, explain, replacing
 
 
 def write_folder(folder: Path, text: str, names: tuple[str, ...] = ("a", "b")) -> None:
@@ -242,18 +242,20 @@ def test_only_an_output_of_the_same_kind_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     write_folder(tmp_path / "earlier", "old", ("vocabulary.json", "data"))
     before = contents(tmp_path)
-    for name, markers, words in (
-        ("notes", ["vocabulary.json"], "is a folder without vocabulary.json; choose another name"),
-        ("notes", ["zarr.json", ".zgroup"], "without zarr.json or .zgroup"),
-        ("notes", [], "is a folder, not a file"),
-        ("a.csv", ["vocabulary.json"], "is a file, not a folder"),
+    kind, store = Contents(("vocabulary.json",), ("*.json", "dat?")), Contents(("zarr.json", ".zgroup"), ("*",))
+    for name, contents_of_kind, words in (
+        ("notes", kind, "is a folder without vocabulary.json; choose another name"),
+        ("notes", store, "without zarr.json or .zgroup"),
+        ("notes", None, "is a folder, not a file"),
+        ("a.csv", kind, "is a file, not a folder"),
+        ("earlier", Contents(kind.markers, kind.markers), "'data' in it would be lost; move it away or choose another"),
     ):
         with pytest.raises(InputError, match=words):
-            check_output(tmp_path / name, overwrite=True, markers=markers)
+            check_output(tmp_path / name, overwrite=True, contents=contents_of_kind)
         with pytest.raises(InputError, match="exists already"):
-            check_output(tmp_path / name, markers=markers)
-    for name, markers in (("empty", ["x"]), ("earlier", ["vocabulary.json"]), ("a.csv", []), ("new", ["x"])):
-        check_output(tmp_path / name, overwrite=True, markers=markers)
+            check_output(tmp_path / name, contents=contents_of_kind)
+    for name, contents_of_kind in (("empty", store), ("earlier", kind), ("a.csv", None), ("new", kind)):
+        check_output(tmp_path / name, overwrite=True, contents=contents_of_kind)
     assert contents(tmp_path) == before
 
 

@@ -185,6 +185,9 @@ def test_overwriting(tmp_path: Path) -> None:
         tokenize([cells], tmp_path / "mine", overwrite=True)
     with pytest.raises(InputError, match="would replace the input"):
         tokenize(ad.read_h5ad(cells, backed="r"), path, overwrite=True)
+    with pytest.raises(InputError, match=r"'cells\.h5ad' in it would be lost; move it away or choose another name"):
+        tokenize(make_cells(make_counts()), path, overwrite=True)
+    assert cells.exists()
 
 
 def test_a_gene_that_no_cell_counts_has_no_median(tmp_path: Path) -> None:

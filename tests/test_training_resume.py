@@ -271,8 +271,13 @@ def test_overwrite_deletes_no_input(inputs, whole, tmp_path):
     assert corpus.n_cells == Corpus.open(tmp_path / "m" / "corpus").n_cells
 
 
-def test_overwrite_replaces_all_of_an_earlier_run(inputs, whole, tmp_path):
+def test_overwrite_replaces_all_of_an_earlier_run_and_nothing_else(inputs, whole, tmp_path):
     shutil.copytree(whole, tmp_path / "m")
+    (tmp_path / "m" / "cells-embedded.h5ad").write_text("mine")
+    with pytest.raises(InputError, match=r"'cells-embedded\.h5ad' in it would be lost"):
+        pretrain(inputs[0], tmp_path / "m", tiny.settings(steps=2), graph=inputs[1], overwrite=True)
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    (tmp_path / "m" / "cells-embedded.h5ad").rename(tmp_path / "cells-embedded.h5ad")
     pretrain(inputs[0], tmp_path / "m", tiny.settings(steps=2), graph=inputs[1], overwrite=True)
     assert [line["step"] for line in read_metrics(tmp_path / "m") if line["kind"] == "train"] == [1, 2]
     assert max(path.name for path in (tmp_path / "m" / "checkpoints").iterdir()) == "step-000002"

@@ -11,11 +11,16 @@ from rich.table import Table
 
 from corrmask.cli import console
 from corrmask.errors import InputError
-from corrmask.files import check_output, replacing
+from corrmask.files import Contents, check_output, replacing
 
 if TYPE_CHECKING:
     from corrmask.audit import AuditReport
     from corrmask.gene_graph import GeneGraph
+
+_FIGURES = ("degree", "leakage", "leakage_standardised", "mask_frequency", "group_sizes")
+_CONTENTS = Contents(
+    ("audit.json",), ("audit.json", *(f"{name}.{kind}" for name in _FIGURES for kind in ("png", "svg")))
+)
 
 
 def audit(
@@ -57,7 +62,7 @@ def audit(
     Example: [bold]corrmask audit --corpus corpus --graph graph.h5ad -o audit[/bold]
     """
     if output is not None:
-        check_output(output, overwrite=overwrite, markers=["audit.json"], inputs=[corpus, graph, vocabulary])
+        check_output(output, overwrite=overwrite, contents=_CONTENTS, inputs=[corpus, graph, vocabulary])
     levels = _numbers(thresholds)
 
     from corrmask.audit import audit as look
@@ -105,17 +110,17 @@ def _numbers(text: str) -> list[float]:
 def _write(report: AuditReport, graph: GeneGraph, document: dict[str, Any], output: Path, overwrite: bool) -> None:
     from corrmask import pl
 
-    figures = {
-        "degree": pl.degree(graph),
-        "leakage": pl.leakage(document),
-        "leakage_standardised": pl.leakage(document, measure="standardised"),
-        "mask_frequency": pl.mask_frequency(document),
-        "group_sizes": pl.group_sizes(document),
-    }
+    figures = (
+        pl.degree(graph),
+        pl.leakage(document),
+        pl.leakage(document, measure="standardised"),
+        pl.mask_frequency(document),
+        pl.group_sizes(document),
+    )
     with replacing(output, overwrite=overwrite) as folder:
         folder.mkdir()
         (folder / "audit.json").write_text(json_format.dumps(document, indent=2, allow_nan=False) + "\n")
-        for name, ax in figures.items():
+        for name, ax in zip(_FIGURES, figures, strict=True):
             for suffix in ("png", "svg"):
                 pl.save(ax, folder / f"{name}.{suffix}")
 

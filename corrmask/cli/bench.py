@@ -12,8 +12,9 @@ from rich import box
 from rich.table import Table
 
 from corrmask.cli import console
-from corrmask.files import check_output, replacing
+from corrmask.files import Contents, check_output, replacing
 
+_CONTENTS = Contents(("masking.json",), ("masking.json", "masking.png", "masking.svg"))
 _WIDTH = 130  # of the table where it is written to a file
 
 app = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
@@ -79,7 +80,7 @@ def masking(
     Example: [bold]corrmask bench masking my_code.collators:collator --step-cells-per-second 840[/bold]
     """
     if output is not None:
-        check_output(output, overwrite=overwrite, markers=["masking.json"])
+        check_output(output, overwrite=overwrite, contents=_CONTENTS)
 
     from corrmask.bench.collators import bench_collators, load_collator
 

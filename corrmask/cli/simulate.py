@@ -10,7 +10,7 @@ import typer
 
 from corrmask.cli import console
 from corrmask.errors import InputError
-from corrmask.files import check_output, replacing, store_markers, write_h5ad
+from corrmask.files import check_output, replacing, store_contents, write_h5ad
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +62,7 @@ def simulate(
     """
     if output.suffix not in (".h5ad", ".zarr"):
         raise InputError(f"output {str(output)!r} must end in .h5ad or .zarr")
-    check_output(output, overwrite=overwrite, markers=store_markers(output), inputs=[like])
+    check_output(output, overwrite=overwrite, contents=store_contents(output), inputs=[like])
 
     import numpy as np
 

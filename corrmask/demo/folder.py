@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from corrmask.errors import InputError
-from corrmask.files import replacing
+from corrmask.files import Contents, check_own, replacing
 
 RECORD = "settings.json"
+_STAGES = ("corpus", "graph.h5ad", "audit", "models", "cells.h5ad", "genes", "evaluation.json", "index.html")
+_CONTENTS = Contents((RECORD,), (RECORD, *_STAGES))
 
 
 def prepare(folder: Path, record: dict[str, Any], overwrite: bool) -> bool:
@@ -34,6 +36,7 @@ def prepare(folder: Path, record: dict[str, Any], overwrite: bool) -> bool:
         if not overwrite:
             record |= {name: earlier[name] for name in ("stages", "tokenize") if name in earlier}
             return False
+        check_own(folder, _CONTENTS)
         shutil.rmtree(folder)
     created = not folder.exists()
     folder.mkdir(exist_ok=True)

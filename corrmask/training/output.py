@@ -13,10 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from corrmask.errors import InputError
-from corrmask.files import NO_SPACE, check_place, explain, replacing, sync
+from corrmask.files import NO_SPACE, Contents, check_own, check_place, explain, replacing, sync
 from corrmask.model import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
+from corrmask.training.checkpoint import FOLDER as CHECKPOINTS
+from corrmask.training.log import FILE as METRICS
+from corrmask.training.log import FOLDER as BOARD
 from corrmask.training.settings import Settings, difference
 from corrmask.vocabulary import FILE_NAME
+
+_CONTENTS = Contents((RECORD_FILE,), (CONFIG_FILE, WEIGHTS_FILE, FILE_NAME, METRICS, BOARD, CHECKPOINTS, RECORD_FILE))
 
 
 @contextmanager
@@ -26,8 +31,8 @@ def opened(path: str | Path, *, resume: bool, overwrite: bool) -> Iterator[Path]
     Raises
     ------
     InputError
-        It exists and neither `resume` nor `overwrite` is given, holds something else than a run, cannot be written, or
-        another run is at work in it.
+        It exists and neither `resume` nor `overwrite` is given, holds something else than a run, or something beside it
+        that `overwrite` would remove, cannot be written, or another run is at work in it.
     """
     if resume and overwrite:
         raise InputError("--resume and --overwrite (resume=, overwrite=) exclude each other; give one of them")
@@ -40,6 +45,8 @@ def opened(path: str | Path, *, resume: bool, overwrite: bool) -> Iterator[Path]
                 f"output {str(path)!r} exists already; go on with --resume (resume=True), replace it with --overwrite "
                 "(overwrite=True) or choose another name"
             )
+        if overwrite:
+            check_own(folder, _CONTENTS)
     created = not folder.exists()
     try:
         folder.mkdir(exist_ok=True)
@@ -80,10 +87,10 @@ def is_finished(folder: Path) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Remove an earlier run: first what makes it look finished, last what makes it look like a run."""
-    names = [CONFIG_FILE, WEIGHTS_FILE]
-    names += sorted({path.name for path in folder.iterdir()} - {*names, RECORD_FILE})
-    for name in [*names, RECORD_FILE]:
+    """Remove an earlier run alone: first what makes it look finished, last what makes it look like a run."""
+    first = [CONFIG_FILE, WEIGHTS_FILE]
+    rest = {path.name for path in folder.iterdir() if _CONTENTS.has(path.name)} - {*first, RECORD_FILE}
+    for name in [*first, *sorted(rest), RECORD_FILE]:
         path = folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
