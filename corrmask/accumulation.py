@@ -228,12 +228,21 @@ def _chunks(
             at = before + chunk.start
             levels = None
             if isinstance(within, str):
-                levels = chunk.obs[within].astype(str).to_numpy()
+                levels = _levels(chunk.obs[within])
             elif given is not None:
                 levels = given[at : at + chunk.counts.shape[0]]
             yield chunk, gene_of_column, levels, number
             progress(at + chunk.counts.shape[0], total)
         before += source.n_cells
+
+
+def _levels(column: pd.Series) -> np.ndarray:
+    """Levels as text; 1.0 is 1, for a column may hold whole numbers in one file and floats in the next."""
+    values = np.asarray(column)
+    if values.dtype.kind != "f":
+        return column.astype(str).to_numpy()
+    codes, kinds = pd.factorize(values)
+    return np.array([str(int(kind) if kind.is_integer() else kind) for kind in kinds.tolist()], dtype=object)[codes]
 
 
 def _places(source: Source, genes: np.ndarray) -> np.ndarray:

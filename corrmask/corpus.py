@@ -111,7 +111,7 @@ class Corpus:
         Raises
         ------
         InputError
-            There is no corpus, it is damaged, has no ``input_ids`` or no vocabulary.
+            There is no corpus, it is damaged, has no ``input_ids``, no vocabulary, or another one than is given.
         """
         from datasets import Dataset, load_from_disk
 
@@ -140,6 +140,11 @@ class Corpus:
                     f"corpus {str(path)!r} has no {FILE_NAME}; give its token dictionary (--vocabulary, vocabulary=)"
                 )
             vocabulary = Vocabulary.load(path)
+        elif (path / FILE_NAME).exists() and Vocabulary.load(path).hash != vocabulary.hash:
+            raise InputError(
+                f"corpus {str(path)!r} was tokenised with another vocabulary, which it holds; leave the one that is "
+                "given out (--vocabulary, vocabulary=)"
+            )
         return cls(dataset, vocabulary, str(path), content_hash)
 
     @classmethod

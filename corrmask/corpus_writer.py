@@ -131,7 +131,7 @@ class CorpusWriter:
         if self._schema is None:
             self._schema = _with_features(table.schema)
         try:
-            table = table.cast(self._schema)
+            table = _cast(table, self._schema)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
             raise InputError(f"obs columns differ in kind between files ({error}); carry other columns") from error
         if self._sink is None or self._in_shard >= SHARD_CELLS:
@@ -229,6 +229,21 @@ def _arrow_column(column: pd.Series) -> pa.Array:
         return pa.array(column.array if pd.api.types.is_extension_array_dtype(column.dtype) else column.to_numpy())
     values = [None if missing else str(value) for value, missing in zip(column, column.isna(), strict=True)]
     return pa.array(values, type=pa.string())
+
+
+def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns in the types of the first file, where nothing is lost by it: 0.0 as text could be "0" and "0.0"."""
+    import pyarrow as pa
+
+    found = table.cast(schema)
+    for before, after in zip(table.schema, schema, strict=True):
+        if before.type == after.type:
+            continue
+        back = found.column(before.name).cast(before.type).to_pandas()
+        uncertain = pa.types.is_floating(before.type) and pa.types.is_string(after.type)
+        if uncertain or not back.equals(table.column(before.name).to_pandas()):
+            raise pa.ArrowInvalid(f"{before.name!r} is {before.type}, in the first file {after.type}")
+    return found
 
 
 def _with_features(schema: pa.Schema) -> pa.Schema:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,7 +18,7 @@ from corrmask.arguments import checked
 from corrmask.corpus import Corpus
 from corrmask.covariance import log_normalize
 from corrmask.devices import choose_device
-from corrmask.errors import InputError
+from corrmask.errors import InputError, InputWarning
 from corrmask.genes import Renaming, read_gene_map, rename
 from corrmask.model import attention_mask, load_model
 from corrmask.progress import Progress, silent
@@ -137,6 +138,7 @@ def embed(
                 f"corpus {corpus.name!r} has another vocabulary ({corpus.vocabulary.n_genes:,} genes) than the model "
                 f"({vocabulary.n_genes:,}); tokenise with --tokens {Path(model) / 'vocabulary.json'}"
             )
+        _check_medians(corpus, vocabulary)
         sums = _Sums(network, vocabulary, layer, place, corpus.n_cells)
         for tokens in _from_corpus(corpus, max_len, batch_size):
             sums.add(tokens)
@@ -177,6 +179,18 @@ def embed(
 def _vocabulary_of(corpus: str | Path, vocabulary: Vocabulary) -> Vocabulary | None:
     """The model's vocabulary for a corpus that has none of its own."""
     return None if (Path(corpus) / "vocabulary.json").exists() else vocabulary
+
+
+def _check_medians(corpus: Corpus, vocabulary: Vocabulary) -> None:
+    """Warn where genes were ranked by other medians than the model has seen."""
+    theirs, ours = corpus.vocabulary.medians, vocabulary.medians
+    if theirs is not None and ours is not None and not np.array_equal(theirs, ours, equal_nan=True):
+        warnings.warn(
+            f"corpus {corpus.name!r} was ranked by other medians than the model's corpus; give the counts (--data, "
+            "data=), or tokenise with --tokens vocabulary.json of the model",
+            InputWarning,
+            stacklevel=4,
+        )
 
 
 class _Sums:

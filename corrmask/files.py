@@ -26,7 +26,12 @@ class Contents(NamedTuple):
 
     def has(self, name: str) -> bool:
         """Whether a name is one of these, or of what a killed process left beside them."""
-        return any(fnmatch.fnmatchcase(name, one) for one in (*self.patterns, ".*.part*", ".*.old", ".DS_Store"))
+        return is_leftover(name) or any(fnmatch.fnmatchcase(name, one) for one in self.patterns)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether `replacing` gave this name to what it wrote, or set aside."""
+    return re.fullmatch(r"\..+-\d+\.(old|part(\.\w+)?)", name) is not None
 
 
 CORPUS = Contents(("dataset_info.json",), ("*.arrow", "*.json"))  # folders of `datasets`
@@ -112,6 +117,8 @@ def check_place(path: str | Path) -> Path:
     if path.name in ("", ".."):
         raise InputError(f"output {str(path)!r}: names a folder that cannot be replaced; choose another name")
     parent = path.parent.resolve()  # a link is replaced, not what it points to
+    if ".." in path.parts:  # a way that may lead through what is replaced
+        path = parent / path.name
     if not parent.is_dir():
         raise InputError(f"output {str(path)!r}: its folder {str(parent)!r} does not exist; create it first")
     try:  # os.access answers "yes" to root and on read-only mounts; only trying tells
@@ -196,6 +203,7 @@ def replacing(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     with explaining(path, temporary):
         try:
             yield temporary
+            _check_free(path, overwrite)  # it may have appeared meanwhile
             finish(temporary, path)
         except BaseException:
             _remove(temporary)

@@ -34,7 +34,7 @@ class GeneGraph:
     weights
         float32 [n_edges]: signed correlation r.
     var_names
-        str [G]: gene names.
+        str [G]: gene names, each once.
     provenance
         Parameters, cells, versions and hashes from which the graph came; plain strings, numbers and lists.
     """
@@ -54,6 +54,8 @@ class GeneGraph:
                 )
             object.__setattr__(self, name, array)
         n, indptr, indices = len(self.var_names), self.indptr, self.indices
+        if len(set(map(str, self.var_names))) < n:
+            raise InputError("GeneGraph: 'var_names' must be unique; call adata.var_names_make_unique()")
         if len(indptr) != n + 1 or indptr[0] != 0 or indptr[-1] != len(indices) or (indptr[1:] < indptr[:-1]).any():
             raise InputError(
                 f"GeneGraph: 'indptr' must have {n + 1} values (genes + 1) rising from 0 to {len(indices)}"
@@ -162,7 +164,7 @@ class GeneGraph:
         Parameters
         ----------
         adata
-            Genes in `var`; the graph [G, G], sparse or dense, signed r, 0 for no edge.
+            Genes in `var`; the graph [G, G], sparse or dense, signed r, 0 for no edge, stored or not.
         key
             Of `varp`.
         name
@@ -177,8 +179,11 @@ class GeneGraph:
             raise InputError(
                 f"{name}: varp has no {key!r} (it has {sorted(adata.varp)}); write one with `corrmask graph`"
             )
-        matrix = sp.coo_array(sp.csr_array(on_host(adata.varp[key])))
-        weights = matrix.data.astype(np.float32)
+        matrix = sp.csr_array(on_host(adata.varp[key]), dtype=np.float32, copy=True)
+        matrix.sum_duplicates()
+        matrix.eliminate_zeros()
+        matrix = sp.coo_array(matrix)
+        weights = matrix.data
         if np.any(matrix.row == matrix.col):
             raise InputError(f"{name}: varp[{key!r}] must have an empty diagonal; remove it (matrix.setdiag(0))")
         if not np.all(np.abs(weights) <= 1):

@@ -390,9 +390,39 @@ def test_obs_that_differ_in_kind_between_files(tmp_path: Path) -> None:
         writer.append(*padded([[4]]), pd.DataFrame({"age": ["old"]}, index=["a"]))
     with pytest.raises(InputError, match="differ in kind"):
         writer.append(*padded([[4]]), pd.DataFrame({"dose": [3]}, index=["a"]))
-    writer.append(*padded([[4]]), pd.DataFrame({"age": [5]}, index=["b"]))
+    for age in ([5], [6.0], ["7"], np.array([8], dtype=np.int8)):
+        writer.append(*padded([[4]]), pd.DataFrame({"age": age}, index=["b"]))
     writer.close()
-    assert Corpus.open(tmp_path / "corpus").obs()["age"].tolist() == [3, 5]
+    assert Corpus.open(tmp_path / "corpus").obs()["age"].tolist() == [3, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([True], [2]),
+        (np.array([1], dtype=np.float32), [1e300]),
+        (np.array([1], dtype=np.float32), [16777217.0]),
+        ([1], ["07"]),
+        ([1], [1.5]),
+        (["1"], [0.0]),
+        (np.array([1], dtype=np.int8), [1000]),
+    ],
+)
+def test_obs_that_would_lose_by_the_first_file_s_type(tmp_path: Path, first: Any, second: Any) -> None:
+    writer = CorpusWriter(tmp_path / "corpus", make_vocabulary())
+    writer.append(*padded([[4]]), pd.DataFrame({"age": first}, index=["a"]))
+    with pytest.raises(InputError, match="differ in kind between files"):
+        writer.append(*padded([[4]]), pd.DataFrame({"age": second}, index=["a"]))
+    writer.abandon()
+
+
+def test_another_vocabulary_than_its_own_is_refused(tmp_path: Path) -> None:
+    vocabulary = make_vocabulary()
+    write(tmp_path / "corpus", [[4, 5], [6]], vocabulary)
+    assert Corpus.open(tmp_path / "corpus", vocabulary).n_cells == 2
+    other = Vocabulary(vocabulary.genes[::-1])
+    with pytest.raises(InputError, match="was tokenised with another vocabulary, which it holds; leave the one"):
+        Corpus.open(tmp_path / "corpus", other)
 
 
 def test_no_cells(tmp_path: Path) -> None:

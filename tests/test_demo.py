@@ -234,6 +234,18 @@ def test_no_stage_finished_no_folder(cells, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_gene_labels_are_part_of_the_input(cells, tmp_path):
+    from corrmask.demo.cells import read_cells
+
+    table = tmp_path / "genes.tsv"
+    settings = DemoSettings(data=str(cells / "cells.h5ad"), label="kind", gene_labels=str(table)).resolve()
+    hashes = set()
+    for label in "ab":
+        table.write_text(f"gene\tlabel\ng0\t{label}\ng1\tc\n")
+        hashes.add(read_cells(settings)[1])
+    assert len(hashes) == 2
+
+
 def test_command_repeats_the_settings(cells, tmp_path, monkeypatch):
     assert command(DemoSettings().resolve(), Path("demo")) == "corrmask demo -o demo"
     settings = DemoSettings(

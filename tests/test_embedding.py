@@ -19,10 +19,12 @@ import tiny_models as tiny
 from corrmask.cli.app import main
 from corrmask.corpus import Corpus
 from corrmask.embedding import embed
-from corrmask.errors import InputError
+from corrmask.errors import InputError, InputWarning
 from corrmask.gene_graph import GeneGraph
 from corrmask.model import load_model
+from corrmask.tokenization import tokenize
 from corrmask.training import pretrain
+from corrmask.vocabulary import Vocabulary
 
 EMPTY = (5, 64)
 # float32 sums over at most 32 tokens of layer-normalised states, in another order: 1e-6 of their size, some times over
@@ -108,6 +110,14 @@ def test_batch_size_changes_nothing_beyond_rounding(work, batch_size):
     other = embed(work / "m", corpus=work / "corpus", batch_size=batch_size)
     np.testing.assert_allclose(one.cells.obsm["X_corrmask"], other.cells.obsm["X_corrmask"], **CLOSE)
     np.testing.assert_allclose(one.genes.X, other.genes.X, **CLOSE)
+
+
+def test_it_is_told_that_a_corpus_has_other_medians(work, tmp_path):
+    vocabulary = Corpus.open(work / "corpus").vocabulary
+    others = Vocabulary(vocabulary.genes, medians=vocabulary.medians * np.linspace(1, 2, vocabulary.n_genes))
+    tokenize(work / "cells.h5ad", tmp_path / "corpus", vocabulary=others)
+    with pytest.warns(InputWarning, match="was ranked by other medians than the model's corpus"):
+        embed(work / "m", corpus=tmp_path / "corpus")
 
 
 def test_counts_give_what_their_corpus_gives(work):
@@ -199,6 +209,7 @@ def test_bad_input_gets_one_line(work, tmp_path, capsys):
     assert not (tmp_path / "c.h5ad").exists()
 
 
-def test_several_files_are_refused(work):
+def test_several_files_are_refused(work, tmp_path):
+    shutil.copy(work / "cells.h5ad", tmp_path / "cells.h5ad")
     with pytest.raises(InputError, match="2 files given"):
-        embed(work / "m", data=[work / "cells.h5ad"] * 2)
+        embed(work / "m", data=[work / "cells.h5ad", tmp_path / "cells.h5ad"])

@@ -166,6 +166,24 @@ def test_the_error_of_another_library_for_a_full_disk(tmp_path: Path) -> None:
         raise RuntimeError("I/O error: No space left on device (os error 28)")
 
 
+def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    def write_beside_another() -> None:
+        with replacing(tmp_path / "out") as temporary:
+            temporary.write_text("ours")
+            (tmp_path / "out").write_text("another's")
+
+    with pytest.raises(InputError, match="exists already"):
+        write_beside_another()
+    assert contents(tmp_path) == {"out": "another's"}
+
+
+def test_a_way_through_what_is_replaced(tmp_path: Path) -> None:
+    write_folder(tmp_path / "out", "old", ("data",))
+    with replacing(tmp_path / "out" / ".." / "out", overwrite=True) as temporary:
+        write_folder(temporary, "new", ("data",))
+    assert contents(tmp_path) == {"out/data": "new"}
+
+
 def test_a_small_disk_runs_full(small_disk: Path) -> None:
     path = small_disk / "out"
     path.write_text("old")

@@ -282,6 +282,10 @@ def test_levels_by_column_by_array_and_across_files() -> None:
         assert dict(zip(graph.provenance["levels"], graph.provenance["level_cells"])) == {
             level: int((donor == level).sum()) for level in "xyz"
         }
+    files = [make_cells(counts[:70], plate=donor[:70] == "x"), make_cells(counts[70:], plate=donor[70:] == "x")]
+    for file, kind in zip(files, (int, float), strict=True):
+        file.obs["plate"] = file.obs["plate"].astype(kind)
+    assert correlation_graph(files, within="plate").provenance["levels"] == ["0", "1"]
     one_level = correlation_graph(cells, within=["all"] * 150, min_corr=0)
     np.testing.assert_array_equal(one_level.weights, correlation_graph(cells, min_corr=0).weights)
 
@@ -532,6 +536,22 @@ def test_another_tool_s_graph_is_put_in_order() -> None:
     graph = GeneGraph.from_anndata(cells)
     assert graph.indices.tolist() == [2, 4, 1, 3]
     np.testing.assert_allclose(graph.weights, np.array([0.9, -0.9, 0.2, 0.2], dtype=np.float32))
+
+
+def test_stored_zeros_are_no_edges_and_what_stands_twice_is_summed() -> None:
+    """As scipy reads a matrix; pruning by ``matrix.data[...] = 0`` leaves zeros behind."""
+    cells = make_cells(make_counts())
+    values, columns = np.array([0.0, 0.25, 0.25, 0.75, 0.0], dtype=np.float32), np.array([0, 3, 3, 2, 5])
+    cells.varp["correlation"] = given = sp.csr_matrix((values, columns, np.array([0, 5] + [5] * 13)), shape=(14, 14))
+    graph = GeneGraph.from_anndata(cells)
+    assert (graph.indices.tolist(), graph.weights.tolist()) == ([2, 3], [0.75, 0.5])
+    assert given.nnz == 5, "the user's matrix is left alone"
+
+
+def test_genes_of_a_graph_are_named_once() -> None:
+    empty = np.zeros(0, dtype=np.int32)
+    with pytest.raises(InputError, match="GeneGraph: 'var_names' must be unique"):
+        GeneGraph(np.zeros(3, dtype=np.int64), empty, empty.astype(np.float32), np.array(["A", "A"]))
 
 
 @pytest.mark.parametrize("within", [None, "dataset"])

@@ -22,6 +22,7 @@ from corrmask.covariance import Covariance
 from corrmask.errors import InputError
 from corrmask.graph import correlation_graph
 from corrmask.parts import kept_part, part_folder
+from corrmask.sources import from_chunks
 from corrmask.tokenization import tokenize
 from corrmask.vocabulary import Vocabulary
 
@@ -154,11 +155,15 @@ def test_other_inputs_are_refused(interrupted: Path, files: list[Path]) -> None:
     for options, words in (({"max_len": 9}, "'max_len' .2048, now 9."), ({"obs": ["donor"]}, "another 'obs'")):
         with pytest.raises(InputError, match=words):
             tokenize(files, interrupted, resume=True, **options)
-    os.utime(files[1], (1, 1))
+    stat = files[1].stat()
+    content = files[1].read_bytes()
+    files[1].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(files[1], ns=(stat.st_atime_ns, stat.st_mtime_ns))  # neither size nor time tell that it is another
     with pytest.raises(InputError, match=r"another 'sources'.*--resume") as caught:
         tokenize(files, interrupted, resume=True)
     assert "\n" not in str(caught.value)
     assert part_folder(interrupted).exists(), "a refusal leaves the parts alone"
+    files[1].write_bytes(content)
     tokenize(files[:1], interrupted)  # without --resume all is done anew
     assert Corpus.open(interrupted).n_cells == 110
 
@@ -185,6 +190,15 @@ def test_what_is_in_memory_cannot_be_taken_up(tmp_path: Path) -> None:
         tokenize(sp.csr_matrix(np.eye(3)), tmp_path / "corpus", vocabulary=vocabulary, resume=True)
     with pytest.raises(InputError, match="'checkpoint'"):
         correlation_graph(sp.csr_matrix(np.eye(3)), resume=True)
+
+
+def test_a_name_that_is_a_file_s_makes_no_file_of_what_is_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "chunks").write_text("")
+    with pytest.raises(InputError, match="chunks is in memory and cannot be told from other cells"):
+        correlation_graph(from_chunks([(sp.csr_matrix(np.eye(3)), None)], list("ABC")), checkpoint="part", resume=True)
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -687,6 +687,24 @@ def test_duplicate_gene_names(tmp_path: Path) -> None:
             assert open_sources(data, gene_column="id")[0].genes[0] == "ENSG00000000000"
 
 
+@pytest.mark.parametrize("missing", [None, np.nan, ""])
+def test_genes_without_a_name(missing: Any) -> None:
+    cells = make_cells()
+    cells.var["symbol"] = [f"S{i}" for i in range(N_GENES)]
+    cells.var.loc["G3", "symbol"] = missing
+    with pytest.raises(InputError, match=rf"1 of {N_GENES} genes have no name \(number 3\); make them unique"):
+        open_sources(cells, gene_column="symbol")
+
+
+def test_a_file_that_is_given_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_cells().write_h5ad(tmp_path / "x.h5ad")
+    (tmp_path / "link.h5ad").symlink_to(tmp_path / "x.h5ad")
+    monkeypatch.chdir(tmp_path)
+    for again in ("./x.h5ad", tmp_path / "x.h5ad", "link.h5ad", "x*.h5ad"):
+        with pytest.raises(InputError, match="given twice, so that its cells would count twice; give each file once"):
+            open_sources(["x.h5ad", again])
+
+
 def edit(path: Path, change: Callable[[str], str]) -> None:
     path.write_text(change(path.read_text()))
 

@@ -22,8 +22,9 @@ import tiny_models as tiny
 
 from corrmask.cli.app import main
 from corrmask.corpus import Corpus
-from corrmask.errors import InputError
+from corrmask.errors import InputError, InputWarning
 from corrmask.files import explain
+from corrmask.tokenization import tokenize
 from corrmask.training import output as run_folder
 from corrmask.training import pretrain
 from corrmask.training.log import read_metrics, truncate
@@ -138,19 +139,20 @@ def test_half_written_and_damaged_checkpoints_are_passed_over(inputs, whole, tmp
     start(inputs, folder, stop=10)
     saved = folder / "checkpoints"
     assert sorted(path.name for path in saved.iterdir()) == ["step-000006", "step-000009"]
-    shutil.copytree(saved / "step-000009", saved / ".step-000012.123.part")  # killed before the rename
+    shutil.copytree(saved / "step-000009", saved / ".step-000012.host-123.part")  # killed before the rename
     shutil.copytree(saved / "step-000009", saved / "step-000011")
     (saved / "step-000011" / "state.json").unlink()
     damaged = bytearray((saved / "step-000009" / "optimizer.safetensors").read_bytes())
     damaged[-1] ^= 1
     (saved / "step-000009" / "optimizer.safetensors").write_bytes(damaged)
-    (folder / ".model.123.part.safetensors").write_bytes(b"half")
+    (folder / ".model.host-123.part.safetensors").write_bytes(b"half")
+    (folder / ".notes.old").write_text("mine")
     record = start(inputs, folder, resume=True)
     assert record["sessions"][-1]["from_step"] == 6
     assert weights_of(folder) == weights_of(whole)
     assert log_of(folder) == log_of(whole)
     assert sorted(path.name for path in saved.iterdir()) == ["step-000009", "step-000012"]
-    assert not list(folder.glob(".*"))
+    assert [path.name for path in folder.glob(".*")] == [".notes.old"]
 
 
 def test_a_finished_run_is_left_as_it_is(inputs, whole, tmp_path):
@@ -235,6 +237,24 @@ def test_another_corpus_vocabulary_or_graph_is_refused(inputs, tmp_path, capsys)
     assert error.count("\n") == 1
 
 
+def test_other_labels_to_balance_by_are_refused(inputs, tmp_path):
+    shutil.copytree(inputs[0], tmp_path / "corpus")
+    start((tmp_path / "corpus", inputs[1]), tmp_path / "m", stop=5, balance="kind")
+    cells = tiny.cells()
+    cells.obs["kind"] = cells.obs["kind"].to_numpy()[::-1].copy()
+    tokenize(cells, tmp_path / "corpus", obs=["kind"], overwrite=True)  # the same tokens, so the same hash
+    with pytest.raises(InputError, match="cannot be resumed: the cells have other labels to balance by"):
+        start((tmp_path / "corpus", inputs[1]), tmp_path / "m", resume=True, balance="kind")
+
+
+def test_it_is_told_that_no_checkpoint_is_whole(inputs, whole, tmp_path):
+    start(inputs, tmp_path / "m", stop=5)
+    (tmp_path / "m" / "checkpoints" / "step-000003" / "vocabulary.json").write_text("{}")
+    with pytest.warns(InputWarning, match="none of its 1 checkpoints is whole, so the run starts anew"):
+        start(inputs, tmp_path / "m", resume=True)
+    assert weights_of(tmp_path / "m") == weights_of(whole)
+
+
 def test_without_a_checkpoint_it_starts_from_the_beginning(inputs, whole, tmp_path):
     start(inputs, tmp_path / "m", stop=2, lr=1.0)
     record = start(inputs, tmp_path / "m", resume=True)  # nothing is there that another lr could spoil
@@ -276,8 +296,12 @@ def test_overwrite_replaces_all_of_an_earlier_run_and_nothing_else(inputs, whole
     (tmp_path / "m" / "cells-embedded.h5ad").write_text("mine")
     with pytest.raises(InputError, match=r"'cells-embedded\.h5ad' in it would be lost"):
         pretrain(inputs[0], tmp_path / "m", tiny.settings(steps=2), graph=inputs[1], overwrite=True)
-    assert (tmp_path / "m" / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert weights_of(tmp_path / "m") == weights_of(whole)
+    (tmp_path / "m" / "checkpoints" / "best").mkdir()
     (tmp_path / "m" / "cells-embedded.h5ad").rename(tmp_path / "cells-embedded.h5ad")
+    with pytest.raises(InputError, match=r"m/checkpoints': 'best' in it would be lost"):
+        pretrain(inputs[0], tmp_path / "m", tiny.settings(steps=2), graph=inputs[1], overwrite=True)
+    (tmp_path / "m" / "checkpoints" / "best").rmdir()
     pretrain(inputs[0], tmp_path / "m", tiny.settings(steps=2), graph=inputs[1], overwrite=True)
     assert [line["step"] for line in read_metrics(tmp_path / "m") if line["kind"] == "train"] == [1, 2]
     assert max(path.name for path in (tmp_path / "m" / "checkpoints").iterdir()) == "step-000002"

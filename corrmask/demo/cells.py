@@ -34,7 +34,7 @@ def read_cells(settings: DemoSettings) -> tuple[AnnData, str]:
     cells : AnnData
         X float32 CSR [n_cells, n_genes]; obs: the columns of label and levels.
     fingerprint : str
-        Hash of the file.
+        Hash of the file, and of the table of genes where there is one.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def read_cells(settings: DemoSettings) -> tuple[AnnData, str]:
         warnings.filterwarnings("ignore", message=".*names are not unique")
         cells = AnnData(counts, obs=obs, var=pd.DataFrame(index=pd.Index(source.genes.astype(str), dtype=object)))
         cells.obs_names_make_unique()
-    return cells, _fingerprint(path)
+    return cells, _fingerprint(path, *([] if settings.gene_labels is None else [Path(settings.gene_labels)]))
 
 
 def _check_labels(column: Any, settings: DemoSettings) -> None:
@@ -112,14 +112,15 @@ def _read_built_in(path: Path) -> AnnData:
         return anndata.read_h5ad(path)
 
 
-def _fingerprint(path: Path) -> str:
-    """Hash of a file, or of all files in a folder and their names."""
+def _fingerprint(*paths: Path) -> str:
+    """Hash of files, of folders all that is in them and its names."""
     digest = hashlib.blake2b(digest_size=16)
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if not file.is_file():
-            continue
-        digest.update(str(file.relative_to(path)).encode())
-        with file.open("rb") as opened:
-            while block := opened.read(1 << 22):
-                digest.update(block)
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if not file.is_file():
+                continue
+            digest.update(str(file.relative_to(path)).encode())
+            with file.open("rb") as opened:
+                while block := opened.read(1 << 22):
+                    digest.update(block)
     return digest.hexdigest()

@@ -13,7 +13,7 @@ from corrmask.files import Contents, check_own, replacing
 
 RECORD = "settings.json"
 _STAGES = ("corpus", "graph.h5ad", "audit", "models", "cells.h5ad", "genes", "evaluation.json", "index.html")
-_CONTENTS = Contents((RECORD,), (RECORD, *_STAGES))
+_CONTENTS = Contents((RECORD,), (RECORD, *_STAGES, ".*.part"))
 
 
 def prepare(folder: Path, record: dict[str, Any], overwrite: bool) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from corrmask.errors import InputError
@@ -93,9 +94,13 @@ def check_genes(names: Iterable[object], *, name: str, remedy: str) -> np.ndarra
     Raises
     ------
     InputError
-        A name stands twice; the message shows the first few and ends with `remedy`.
+        A gene has no name, or a name stands twice; the message shows the first few and ends with `remedy`.
     """
-    genes = np.array([str(gene) for gene in names], dtype=object)
+    given = list(names)
+    nameless = [i for i, gene in enumerate(given) if gene is None or gene is pd.NA or gene != gene or gene == ""]
+    if nameless:
+        raise InputError(f"{name}: {len(nameless)} of {len(given)} genes have no name (number {nameless[0]}); {remedy}")
+    genes = np.array([str(gene) for gene in given], dtype=object)
     unique, counts = np.unique(genes.astype(str), return_counts=True)
     if len(unique) < len(genes):
         repeated = unique[counts > 1]

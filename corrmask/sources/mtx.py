@@ -58,6 +58,8 @@ def _table(path: Path) -> pd.DataFrame:
 class MtxReader:
     """A folder of text files, genes x cells; or cells x genes, where only that fits the two tables."""
 
+    resumable = True
+
     def __init__(self, folder: str, *, gene_column: str | None) -> None:
         self.name = folder
         self.obs_columns: list[str] = []

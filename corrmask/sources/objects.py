@@ -22,6 +22,8 @@ from corrmask.staging import is_cupy, on_host
 class ObjectReader:
     """A matrix in memory (sparse by cell, or dense) with its genes and obs."""
 
+    resumable = False
+
     def __init__(
         self, matrix: Any, genes: np.ndarray | None, obs: pd.DataFrame | None, name: str, device: Any = None
     ) -> None:

@@ -52,14 +52,20 @@ def open_sources(
         One line that names the file, what was found and what to do.
     """
     items = list(data) if isinstance(data, (list, tuple)) else [data]
-    sources = []
+    sources, opened = [], set[str]()
     for position, item in enumerate(items):
         if isinstance(item, Source):
             _without_options(item.name, matrix, gene_column)
             sources.append(Source(item.reader, normalized=normalized))
             continue
         if isinstance(item, (str, os.PathLike)):
-            readers = [_open_path(path, matrix, gene_column) for path in _expand(os.fspath(item))]
+            paths = _expand(os.fspath(item))
+            for path in paths:
+                real = path if "://" in path else os.path.realpath(path)
+                if real in opened:
+                    raise InputError(f"{path}: given twice, so that its cells would count twice; give each file once")
+                opened.add(real)
+            readers = [_open_path(path, matrix, gene_column) for path in paths]
         else:
             name = type(item).__name__ + (f" (number {position + 1})" if len(items) > 1 else "")
             readers = [_open_object(item, matrix, gene_column, name, device)]

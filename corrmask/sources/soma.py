@@ -57,6 +57,8 @@ class SomaReader:
         Column of var that names the genes; by default "var_id", or "feature_id" as in the Census.
     """
 
+    resumable = True
+
     def __init__(self, uri: str, *, matrix: str, gene_column: str | None) -> None:
         self.name = uri
         with _open(uri) as experiment:

@@ -38,6 +38,7 @@ class Reader(Protocol):
     genes: np.ndarray
     n_cells: int
     obs_columns: list[str]
+    resumable: bool  # whether a later process can tell its cells from others: those in memory it cannot
 
     def blocks(self, max_nonzeros: int, max_cells: int, first_cell: int) -> Iterator[Block]:
         """Yield (first row, what reads [n, n_genes]) from the first cell to the last, no cell left out.
@@ -143,12 +144,13 @@ class Source:
     @property
     def resumable(self) -> bool:
         """Whether its cells can be told from others by a later process: those in memory cannot."""
-        return "://" in self.name or os.path.exists(self.name)
+        return self.reader.resumable
 
     def identity(self) -> dict[str, Any]:
         """What tells whether two runs read the same cells: names, sizes and times of its files, cells and genes.
 
-        ``files`` is [number of files, bytes, newest time of change in ns], and None for what is no file.
+        ``files`` is [number of files, bytes, a hash of name, size and times of change of each], and None for what is no
+        file.
         """
         genes = hashlib.blake2b("\0".join(map(str, self.genes)).encode(), digest_size=16).hexdigest()
         return {"name": self.name, "n_cells": self.n_cells, "genes": genes, "files": _files(self.name)}
@@ -174,16 +176,19 @@ class Source:
         return chunk if then is None else then(chunk)
 
 
-def _files(name: str) -> list[int] | None:
+def _files(name: str) -> list[Any] | None:
     """See `Source.identity`."""
     if not os.path.exists(name):
         return None
     paths = [name]
     if os.path.isdir(name):
-        paths = [os.path.join(folder, file) for folder, _, files in os.walk(name) for file in files]
-    stats = [os.stat(path) for path in paths]
-    newest = max((stat.st_mtime_ns for stat in stats), default=0)
-    return [len(stats), sum(stat.st_size for stat in stats), newest]
+        paths = sorted(os.path.join(folder, file) for folder, _, files in os.walk(name) for file in files)
+    digest, size = hashlib.blake2b(digest_size=16), 0
+    for path in paths:
+        stat = os.stat(path)
+        size += stat.st_size
+        digest.update(repr((os.path.relpath(path, name), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)).encode())
+    return [len(paths), size, digest.hexdigest()]
 
 
 def check_resumable(sources: Sequence[Source]) -> None:

@@ -76,6 +76,8 @@ def choose_gene_names(var: pd.DataFrame, gene_column: str | None, name: str) -> 
 class StoreReader:
     """An AnnData file. Names of cells and columns of obs are read in slices too: they can outgrow the counts."""
 
+    resumable = True
+
     def __init__(self, path: str, *, matrix: str, gene_column: str | None) -> None:
         from anndata.io import read_elem, sparse_dataset
 

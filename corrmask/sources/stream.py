@@ -58,6 +58,8 @@ def from_chunks(
 class _StreamReader:
     """See `from_chunks`. The obs of the chunks that are being read are kept until they are asked for."""
 
+    resumable = False
+
     def __init__(self, chunks: Any, genes: np.ndarray, n_cells: int | None, name: str) -> None:
         self._chunks = chunks
         self.name = name

@@ -24,6 +24,8 @@ def _strings(dataset: h5py.Dataset, start: int | None = None, stop: int | None =
 class TenxReader:
     """A 10x .h5 file; its columns are cells, so that its CSC is our CSR."""
 
+    resumable = True
+
     def __init__(self, path: str, *, gene_column: str | None) -> None:
         self.name = path
         self.obs_columns: list[str] = []

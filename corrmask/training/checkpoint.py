@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from corrmask.distributed import ALONE, Ranks
-from corrmask.files import explaining, replacing, sync
+from corrmask.files import explaining, is_leftover, replacing, sync
 from corrmask.model import CONFIG_FILE, WEIGHTS_FILE, save_model
 from corrmask.training.sharding import is_sharded, moments, read_moments, weights
 from corrmask.vocabulary import FILE_NAME, Vocabulary
@@ -122,7 +122,9 @@ def read_optimizer(path: Path, model: Any, optimizer: torch.optim.Optimizer, ran
 def remove_leftovers(output: Path, after: int) -> None:
     """Remove what a killed run left half-written, and damaged checkpoints beyond step `after`."""
     for folder in (output, output / FOLDER):
-        for path in [*folder.glob(".*.part*"), *folder.glob(".*.old")]:
+        for path in folder.glob(".*"):
+            if not is_leftover(path.name):
+                continue
             if path.is_dir():
                 shutil.rmtree(path)
             else:

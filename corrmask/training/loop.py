@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -17,7 +18,7 @@ from corrmask.arms import make_masker
 from corrmask.corpus import Corpus, split_cells
 from corrmask.devices import choose_device
 from corrmask.distributed import Ranks, joined
-from corrmask.errors import InputError
+from corrmask.errors import InputError, InputWarning
 from corrmask.files import check_apart
 from corrmask.gene_graph import GeneGraph
 from corrmask.loader import Loader
@@ -26,10 +27,16 @@ from corrmask.order import batches_per_epoch, shuffled
 from corrmask.progress import Progress, silent
 from corrmask.threads import torch_threads
 from corrmask.training import output as run_folder
-from corrmask.training.checkpoint import newest_checkpoint, read_optimizer, remove_leftovers, write_checkpoint
+from corrmask.training.checkpoint import (
+    checkpoints,
+    newest_checkpoint,
+    read_optimizer,
+    remove_leftovers,
+    write_checkpoint,
+)
 from corrmask.training.log import Log, read_metrics, share_of_time
 from corrmask.training.schedule import expand_share
-from corrmask.training.settings import Settings, graph_hash, plain
+from corrmask.training.settings import Settings, graph_hash, labels_hash, plain
 from corrmask.training.step import Objective, build_optimizer, shared, update
 from corrmask.training.validation import Validation
 from corrmask.vocabulary import Vocabulary
@@ -135,6 +142,12 @@ class _Run:
 
         earlier = run_folder.read_record(folder) if resume and run_folder.is_run(folder) else None
         newest = None if earlier is None else newest_checkpoint(folder)
+        if earlier is not None and newest is None and (damaged := len(checkpoints(folder))):
+            warnings.warn(
+                f"output {str(folder)!r}: none of its {damaged} checkpoints is whole, so the run starts anew",
+                InputWarning,
+                stacklevel=4,
+            )
         self.finished = earlier is not None and run_folder.is_finished(folder)
         # A run without a whole checkpoint starts anew, so there is nothing that other settings could spoil.
         goes_on = earlier if newest is not None or self.finished else None
@@ -149,6 +162,7 @@ class _Run:
             "vocabulary": self.corpus.vocabulary.hash,
             "graph": graph_hash(graph),
             "graph_provenance": plain(graph.provenance) if graph is not None else None,
+            "labels": labels_hash(self.corpus, settings.balance),
         }
         if goes_on is not None:
             run_folder.check_same(folder, goes_on, settings, inputs)

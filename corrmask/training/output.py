@@ -47,6 +47,8 @@ def opened(path: str | Path, *, resume: bool, overwrite: bool) -> Iterator[Path]
             )
         if overwrite:
             check_own(folder, _CONTENTS)
+            if (folder / CHECKPOINTS).is_dir():
+                check_own(folder / CHECKPOINTS, Contents((), ("step-*",)))
     created = not folder.exists()
     try:
         folder.mkdir(exist_ok=True)
@@ -131,11 +133,16 @@ def check_same(folder: Path, record: dict[str, Any], settings: Settings, inputs:
     InputError
         One line that says what differs.
     """
-    changed = None
-    for name, words in (("corpus", "the corpus"), ("vocabulary", "the vocabulary"), ("graph", "the graph")):
-        if changed is None and record["inputs"].get(name) != inputs[name]:
-            changed = f"{words} is another one (hash {record['inputs'].get(name)}, now {inputs[name]})"
-    changed = changed or difference(record["settings"], settings)
+    words = {"corpus": "the corpus is another one", "vocabulary": "the vocabulary is another one"}
+    words |= {"graph": "the graph is another one", "labels": "the cells have other labels to balance by"}
+    before = record["inputs"]
+    other = {
+        name: f"{what} (hash {before.get(name)}, now {inputs[name]})"
+        for name, what in words.items()
+        if before.get(name) != inputs[name]
+    }
+    labels = other.pop("labels", None)  # they differ where another column is asked for as well
+    changed = next(iter(other.values()), None) or difference(record["settings"], settings) or labels
     if changed is not None:
         raise InputError(
             f"output {str(folder)!r} cannot be resumed: {changed}; give what it was started with, or start anew with "

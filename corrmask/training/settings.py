@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from corrmask.devices import choose_device
 from corrmask.errors import InputError
 from corrmask.gene_graph import GeneGraph
 from corrmask.training.utilisation import peak_tflops
+
+if TYPE_CHECKING:
+    from corrmask.corpus import Corpus
 
 # These decide what is written beside the weights, and when, or where all of it lies; a run may be resumed with others.
 _WITHOUT_EFFECT = ("validate_every", "validate_cells", "checkpoint_every", "keep", "shard", "peak")
@@ -218,6 +221,16 @@ def graph_hash(graph: GeneGraph | None) -> str | None:
     for part in (graph.indptr.astype(np.int64), graph.indices.astype(np.int32), graph.weights.astype(np.float32)):
         digest.update(part.tobytes())
     return digest.hexdigest()
+
+
+def labels_hash(corpus: Corpus, column: str | None) -> str | None:
+    """Hash of each cell's label in a column of obs."""
+    if column is None:
+        return None
+    import pandas as pd
+
+    codes, kinds = pd.factorize(corpus.obs([column])[column].to_numpy())
+    return hashlib.blake2b(repr(kinds.tolist()).encode() + codes.tobytes(), digest_size=16).hexdigest()
 
 
 def plain(value: Any) -> Any:
