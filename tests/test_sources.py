@@ -692,7 +692,7 @@ def test_genes_without_a_name(missing: Any) -> None:
     cells = make_cells()
     cells.var["symbol"] = [f"S{i}" for i in range(N_GENES)]
     cells.var.loc["G3", "symbol"] = missing
-    with pytest.raises(InputError, match=rf"1 of {N_GENES} genes have no name \(number 3\); make them unique"):
+    with pytest.raises(InputError, match=rf"1 of {N_GENES} genes have no name \(the first is number 3\); name each"):
         open_sources(cells, gene_column="symbol")
 
 

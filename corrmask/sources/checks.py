@@ -94,12 +94,15 @@ def check_genes(names: Iterable[object], *, name: str, remedy: str) -> np.ndarra
     Raises
     ------
     InputError
-        A gene has no name, or a name stands twice; the message shows the first few and ends with `remedy`.
+        A gene has no name; or a name stands twice: the message shows the first few and ends with `remedy`.
     """
     given = list(names)
     nameless = [i for i, gene in enumerate(given) if gene is None or gene is pd.NA or gene != gene or gene == ""]
     if nameless:
-        raise InputError(f"{name}: {len(nameless)} of {len(given)} genes have no name (number {nameless[0]}); {remedy}")
+        raise InputError(
+            f"{name}: {len(nameless)} of {len(given)} genes have no name (the first is number {nameless[0]}); name "
+            "each, or choose a column that does with --gene-column (gene_column=)"
+        )
     genes = np.array([str(gene) for gene in given], dtype=object)
     unique, counts = np.unique(genes.astype(str), return_counts=True)
     if len(unique) < len(genes):
