@@ -51,7 +51,8 @@ class Embeddings:
         ``obsm["X_corrmask"]`` float32 [n_cells, d]; ``obs["corrmask_n_tokens"]``; settings in
         ``uns["corrmask_embedding"]``.
     genes
-        obs: genes seen in a cell at least, in token order, with ``n_cells``, ``detection`` (share of all cells) and,
+        obs: genes seen in a cell at least, in token order, with ``n_cells`` (cells that hold it among their first
+        `max_len` tokens), ``detection`` (share of all cells that count it; of a corpus: that hold it, wherever) and,
         where counts were given, ``mean_expression`` (mean over all cells of log1p(count * 1e4 / total)). X float32
         [n_genes, d]: contextual means. ``obsm["X_static"]`` float32 [n_genes, d]: input embeddings.
     """
@@ -140,10 +141,11 @@ def embed(
             )
         _check_medians(corpus, vocabulary)
         sums = _Sums(network, vocabulary, layer, place, corpus.n_cells)
-        for tokens in _from_corpus(corpus, max_len, batch_size):
+        levels = _Levels(vocabulary.size)
+        for tokens in _from_corpus(corpus, max_len, batch_size, levels):
             sums.add(tokens)
             progress("embed", sums.n_done, corpus.n_cells)
-        cells, expression = _cells_of_corpus(corpus), None
+        cells = _cells_of_corpus(corpus)
     else:
         source = _one_source(data, matrix, gene_column, normalized)
         names = source.genes
@@ -157,8 +159,8 @@ def embed(
             )
         cells = _cells_of_data(data, source)
         sums = _Sums(network, vocabulary, layer, place, source.n_cells)
-        expression = np.zeros(vocabulary.size)
-        for tokens in _from_source(source, names, vocabulary, max_len, batch_size, expression):
+        levels = _Levels(vocabulary.size, counted=True)
+        for tokens in _from_source(source, names, vocabulary, max_len, batch_size, levels):
             sums.add(tokens)
             progress("embed", sums.n_done, source.n_cells)
     provenance = {
@@ -173,7 +175,7 @@ def embed(
     cells.obsm[CELL_KEY] = sums.cells
     cells.obs["corrmask_n_tokens"] = sums.n_tokens
     cells.uns[SETTINGS_KEY] = provenance
-    return Embeddings(cells, _genes(sums, network, vocabulary, expression, provenance))
+    return Embeddings(cells, _genes(sums, network, vocabulary, levels, provenance))
 
 
 def _vocabulary_of(corpus: str | Path, vocabulary: Vocabulary) -> Vocabulary | None:
@@ -230,29 +232,42 @@ class _Sums:
         self.gene_cells += np.bincount(seen.cpu().numpy(), minlength=len(self.gene_cells))
 
 
-def _from_corpus(corpus: Corpus, max_len: int, batch_size: int) -> Iterator[_Tokens]:
-    """Cells of like length together: less padding."""
+class _Levels:
+    """Level of expression of each token [V]: cells that hold it, and the sum over cells of its log1p counts."""
+
+    def __init__(self, size: int, counted: bool = False) -> None:
+        self.cells = np.zeros(size, dtype=np.int64)
+        self.sums = np.zeros(size) if counted else None
+
+    def add(self, tokens: np.ndarray, values: np.ndarray | None = None) -> None:
+        """Add cells: a token for each gene that a cell holds, and its value."""
+        self.cells += np.bincount(tokens, minlength=len(self.cells))
+        if self.sums is not None:
+            self.sums += np.bincount(tokens, weights=values, minlength=len(self.sums))
+
+
+def _from_corpus(corpus: Corpus, max_len: int, batch_size: int, levels: _Levels) -> Iterator[_Tokens]:
+    """Cells of like length together: less padding. All of their tokens are added to `levels`."""
+    longest = max(1, int(corpus.lengths.max(initial=0)))
     order = np.argsort(np.minimum(corpus.lengths, max_len), kind="stable")
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
+        levels.add(corpus.packed_batch(rows, longest).input_ids.numpy())
         batch = corpus.batch(rows, max_len)
         yield _Tokens(batch.input_ids, batch.lengths, rows)
 
 
 def _from_source(
-    source: Source, names: np.ndarray, vocabulary: Vocabulary, max_len: int, batch_size: int, expression: np.ndarray
+    source: Source, names: np.ndarray, vocabulary: Vocabulary, max_len: int, batch_size: int, levels: _Levels
 ) -> Iterator[_Tokens]:
-    """The same from counts, chunk by chunk; the mean log1p count of each token is added up in `expression` [V]."""
+    """The same from counts, chunk by chunk."""
     tokens = vocabulary.tokens_of(names)
     encoder = Encoder(names, vocabulary, max_len=max_len, normalized=source.normalized)
     for chunk in source.chunks():
         counts = chunk.counts
         values = counts.data if source.normalized else log_normalize(counts, 1e4)
-        known = tokens[counts.indices] >= 0
-        expression += (
-            np.bincount(tokens[counts.indices][known], weights=values[known], minlength=len(expression))
-            / source.n_cells
-        )
+        counted = (tokens[counts.indices] >= 0) & (counts.data > 0)
+        levels.add(tokens[counts.indices][counted], values[counted])
         input_ids, lengths = encoder.encode(counts, 0, counts.shape[0])
         order = torch.argsort(lengths, stable=True)
         for rows in order.split(batch_size):
@@ -294,9 +309,7 @@ def _cells_of_data(data: Any, source: Source) -> AnnData:
     return anndata.AnnData(merged, obs=obs, var=pd.DataFrame(index=pd.Index(source.genes.astype(str))))
 
 
-def _genes(
-    sums: _Sums, model: Any, vocabulary: Vocabulary, expression: np.ndarray | None, provenance: dict[str, Any]
-) -> AnnData:
+def _genes(sums: _Sums, model: Any, vocabulary: Vocabulary, levels: _Levels, provenance: dict[str, Any]) -> AnnData:
     from anndata import AnnData
     from pandas import DataFrame, Index
 
@@ -304,11 +317,11 @@ def _genes(
     seen = lo + np.flatnonzero(sums.gene_cells[lo:hi])
     n_cells = sums.gene_cells[seen]
     obs = DataFrame(
-        {"n_cells": n_cells, "detection": n_cells / max(1, sums.n_cells)},
+        {"n_cells": n_cells, "detection": levels.cells[seen] / max(1, sums.n_cells)},
         index=Index(vocabulary.genes[seen - lo].astype(str)),
     )
-    if expression is not None:
-        obs["mean_expression"] = expression[seen]
+    if levels.sums is not None:
+        obs["mean_expression"] = levels.sums[seen] / max(1, sums.n_cells)
     means = sums.gene_sums.cpu().numpy()[seen] / np.maximum(n_cells, 1)[:, None]
     genes = AnnData(means.astype(np.float32), obs=obs)
     table = model.get_input_embeddings().weight.detach().float().cpu().numpy()

@@ -67,6 +67,7 @@ def test_cells_and_genes_equal_the_slow_reference(work, layer):
     np.testing.assert_allclose(result.cells.obsm["X_corrmask"], expected, **CLOSE)
     np.testing.assert_array_equal(result.cells.obs["corrmask_n_tokens"], [len(tokens) for tokens, _ in found])
     vocabulary = Corpus.open(work / "corpus").vocabulary
+    counted = (anndata.read_h5ad(work / "cells.h5ad").to_df() > 0).mean()
     seen = []
     for i, gene in enumerate(vocabulary.genes):
         rows = [states[tokens == i + vocabulary.first_gene_token] for tokens, states in found]
@@ -76,8 +77,9 @@ def test_cells_and_genes_equal_the_slow_reference(work, layer):
         seen.append(gene)
         np.testing.assert_allclose(result.genes[gene].X[0], rows.mean(0), **CLOSE)
         assert result.genes.obs.loc[gene, "n_cells"] == len(rows)
-        assert result.genes.obs.loc[gene, "detection"] == len(rows) / 120
+        assert len(rows) / 120 <= result.genes.obs.loc[gene, "detection"] == counted[gene]
     assert list(result.genes.obs_names) == seen
+    assert (result.genes.obs["detection"] > result.genes.obs["n_cells"] / 120).any(), "of whole cells, not of 16 tokens"
     assert result.genes.X.dtype == result.cells.obsm["X_corrmask"].dtype == np.float32
 
 
@@ -134,6 +136,8 @@ def test_counts_give_what_their_corpus_gives(work):
     position = adata.var_names.get_indexer(from_data.genes.obs_names)
     np.testing.assert_allclose(from_data.genes.obs["mean_expression"], expected[position], rtol=1e-12)
     assert "mean_expression" not in from_corpus.genes.obs
+    np.testing.assert_array_equal(from_data.genes.obs["detection"], (counts > 0).mean(0)[position])
+    np.testing.assert_array_equal(from_data.genes.obs["detection"], from_corpus.genes.obs["detection"])
     in_memory = embed(work / "m", data=adata)
     np.testing.assert_array_equal(in_memory.cells.obsm["X_corrmask"], from_data.cells.obsm["X_corrmask"])
     assert "X_corrmask" not in adata.obsm
