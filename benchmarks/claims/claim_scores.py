@@ -51,8 +51,10 @@ def score_baselines(
     return found
 
 
-def annotate(cells: Any, vectors: np.ndarray, *, seed: int, baselines: bool = False) -> dict[str, AnnotationReport]:
-    """A report for each level of the cells."""
+def annotate(
+    cells: Any, vectors: np.ndarray, *, seed: int, baselines: bool = False, c: float = 1.0
+) -> dict[str, AnnotationReport]:
+    """A report for each level of the cells; `c` is the inverse strength of the classifier's penalty."""
     reports = {}
     for level in sorted(set(cells.obs["level"]) - {""}):
         rows = np.flatnonzero(cells.obs["level"] == level)
@@ -67,6 +69,7 @@ def annotate(cells: Any, vectors: np.ndarray, *, seed: int, baselines: bool = Fa
             repeats=HALVES if drawn else 1,
             seed=seed,
             n_resamples=0,
+            c=c,
         )
     return reports
 

@@ -142,12 +142,12 @@ def on_another_device(run: Run, options: argparse.Namespace) -> str | None:
     return None
 
 
-def append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def append(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = COLUMNS) -> None:
     """Add the rows of a run, all or none: the file is replaced in one step, and by one process at a time."""
     with taken(path.with_name(f".{path.name}.lock"), wait=True):
         before = read_rows(path)
         with replacing(path, overwrite=True) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows([*before, *rows])
 
@@ -200,20 +200,22 @@ class Work:
         corpus = Corpus.open(self.cells_folder / "corpus")
         training, _ = split_cells(corpus.n_cells, self.settings.held_out, self.settings.seed)
         rows = self.baselines(cells, corpus) if self.run.arm == BASELINES else self.train(cells, corpus, training)
+        common = {"fraction": str(self.run.fraction), "factor": self.run.factor, "training_cells": len(training)}
+        self.finish([common | row for row in rows])
+
+    def finish(self, rows: Sequence[dict[str, Any]], columns: Sequence[str] = COLUMNS) -> None:
+        """Write the rows, with what all have in common, and clear up."""
         common = {
             "run": self.run.name,
             "corpus": self.run.corpus,
             "seed": self.run.seed,
-            "fraction": str(self.run.fraction),
-            "factor": self.run.factor,
             "cpu_seconds": round(self.cpu_seconds(), 1),
-            "training_cells": len(training),
             "commit": self.code,
             "versions": json.dumps(versions()),
             "machine": f"{self.place()}, {platform.python_version()}",
             "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"),
         }
-        append(self.results, [common | rounded(row) for row in rows])
+        append(self.results, [common | rounded(row) for row in rows], columns)
         shutil.rmtree(self.folder)
         print(f"{self.title}: done, {common['cpu_seconds']:.0f} CPU s", flush=True)
 
@@ -303,11 +305,7 @@ class Work:
 
     def baselines(self, cells: Any, corpus: Corpus) -> list[dict[str, Any]]:
         """A row for each baseline, at step 0."""
-        shape = ("layers", "hidden", "heads", "intermediate", "max_len", "dropout", "seed")
-        model = build_model(corpus.vocabulary, **{name: getattr(self.settings, name) for name in shape})
-        untrained = self.folder / "untrained"
-        untrained.mkdir(exist_ok=True)
-        save_model(model, corpus.vocabulary, untrained)
+        untrained = self.untrained(corpus)
         found = score_baselines(
             untrained,
             cells,
@@ -318,6 +316,15 @@ class Work:
         )
         found["untrained"] |= self.tuned(untrained, cells)
         return [{"arm": name, "step": 0} | row for name, row in found.items()]
+
+    def untrained(self, corpus: Corpus) -> Path:
+        """The model before any step."""
+        shape = ("layers", "hidden", "heads", "intermediate", "max_len", "dropout", "seed")
+        model = build_model(corpus.vocabulary, **{name: getattr(self.settings, name) for name in shape})
+        folder = self.folder / "untrained"
+        folder.mkdir(exist_ok=True)
+        save_model(model, corpus.vocabulary, folder)
+        return folder
 
     def tuned(self, model: Path, cells: Any) -> dict[str, Any]:
         """The end points by fine-tuning."""
@@ -354,7 +361,7 @@ def rounded(row: dict[str, Any]) -> dict[str, Any]:
 
 def commit() -> str:
     """The commit of the code, with a "+" where what makes results differs from it."""
-    scripts = ("run.py", "study.py", "claim_cells.py", "claim_scores.py", "claim_finetuning.py")
+    scripts = ("run.py", "study.py", "penalty.py", "claim_cells.py", "claim_scores.py", "claim_finetuning.py")
     code = ["corrmask", "csrc", *(str(HERE / name) for name in scripts)]
     if told := os.environ.get("CORRMASK_COMMIT"):  # of a copy without its history
         return told
