@@ -20,7 +20,7 @@ pytest.importorskip("sklearn")
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks" / "claims"
 NAMES = (
     *("study", "claim_cells", "claim_scores", "claim_finetuning", "claim_statistics", "claim_rows", "claim_figures"),
-    *("claim_tables", "claim_verdicts", "claim_factors", "run", "page"),
+    *("claim_tables", "claim_verdicts", "claim_factors", "claim_penalty", "run", "penalty", "page"),
 )
 CHANGING = ("cpu_seconds", "train_cpu_seconds", "finished")  # of a run that is done again
 
@@ -252,6 +252,45 @@ def test_the_readme_gives_the_figures_of_the_page() -> None:
     counts = re.findall(r"(frozen|fine-tuned) in (\d+) settings", section)
     assert [how for how, _ in counts] == ["frozen", "fine-tuned"]
     assert all(f"- {how}, {number} settings:" in page for how, number in counts)
+
+
+def test_other_penalties_are_read_and_judged_each_by_itself(scripts: dict[str, ModuleType]) -> None:
+    import pandas as pd
+
+    scores = {
+        "corr": (0.5, 0.9),
+        "random": (0.4, 0.7),
+        "weighted": (0.6, 0.7),
+        "rewired": (0.5, 0.6),
+        "PCA": (0.3, 1.0),
+    }
+    rows = [
+        {"run": arm, "arm": arm, "seed": seed, "c": c, "rare_f1": score + seed / 1000, "pbmc3k_rare_f1": float("nan")}
+        for arm, both in scores.items()
+        for c, score in zip((1.0, 1000.0), both, strict=True)
+        for seed in range(3)
+    ]
+    text = "\n".join(scripts["claim_penalty"].penalties(pd.DataFrame(rows)))
+    assert "| rare macro-F1, purified | C = 1 | C = 1,000 |" in text
+    assert "| corr | 0.501 | 0.901 |" in text
+    assert "C = 1: against the claim: below 0 lies corr - weighted; the gain over random is one of frequency" in text
+    assert "corr - random +0.100 [+0.100, +0.100] (n = 3), corr - weighted -0.100" in text
+    assert "pbmc3k" not in text, "what has no scores is left out"
+    assert "the best arm, weighted, less the best baseline, PCA: +0.300 [+0.300, +0.300] (n = 3)." in text
+    assert "C = 1,000: supported: corr lies above random, weighted and rewired." in text
+    assert "the best arm, corr, less the best baseline, PCA: -0.100" in text
+
+
+def test_a_run_is_read_under_each_penalty(scripts: dict[str, ModuleType], data_dir: Path, tmp_path: Path) -> None:
+    options = ["--rehearse", "--data", str(data_dir), "--work", str(tmp_path / "work")]
+    options += ["--results", str(tmp_path / "results.csv"), "--only", "blood-corr-0"]
+    scripts["penalty"].main(options)
+    rows = scripts["run"].read_rows(tmp_path / "results.csv")
+    assert [float(row["c"]) for row in rows] == list(scripts["penalty"].PENALTIES)
+    assert {row["arm"] for row in rows} == {"corr"}
+    assert all(0 < float(row["rare_f1"]) < 1 for row in rows)
+    scripts["penalty"].main(options)
+    assert scripts["run"].read_rows(tmp_path / "results.csv") == rows, "it is not done again"
 
 
 def test_joint_masking_is_counted_over_all_settings(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
