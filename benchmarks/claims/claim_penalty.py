@@ -40,6 +40,8 @@ def penalties(rows: pd.DataFrame) -> Iterator[str]:
         yield ""
         for c, part in by_c.items():
             said, pairs = verdict(part, column)
+            if not any(pairs[f"corr - {other}"].n for other in CONTROLS):
+                continue
             shown = ", ".join(f"corr - {other} {pairs[f'corr - {other}']}" for other in CONTROLS)
             yield f"- {title}, C = {c:,g}: {said}. {shown}{_best(part, column, baselines)}."
         yield ""

@@ -83,7 +83,8 @@ class Settings:
         Share of the cells that are held out for validation.
     validate_every, validate_cells
         Validation at step 0, after every so many updates (a tenth of all by default) and at the end; on so many
-        held-out cells, drawn once by seed, 0 for all of them.
+        held-out cells, the first of a shuffle by `seed` (`corrmask.order.shuffled`, epoch 0), 0 for all of them. Their
+        masks are random ones of seed 0 and epoch 0: the same for every arm, run and step.
     checkpoint_every, keep
         A checkpoint after every so many updates (by default a tenth of all, at most 1,000), of which the last `keep`
         stay; and one at the end.
