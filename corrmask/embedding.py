@@ -252,7 +252,7 @@ def _from_corpus(corpus: Corpus, max_len: int, batch_size: int, levels: _Levels)
     order = np.argsort(np.minimum(corpus.lengths, max_len), kind="stable")
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        levels.add(corpus.packed_batch(rows, longest).input_ids.numpy())
+        levels.add(corpus.packed_batch(rows, longest).input_ids.cpu().numpy())
         batch = corpus.batch(rows, max_len)
         yield _Tokens(batch.input_ids, batch.lengths, rows)
 
