@@ -34,7 +34,7 @@ class GeneGraph:
     weights
         float32 [n_edges]: signed correlation r.
     var_names
-        str [G]: gene names, each once.
+        str [G]: gene names.
     provenance
         Parameters, cells, versions and hashes from which the graph came; plain strings, numbers and lists.
     """
@@ -54,8 +54,6 @@ class GeneGraph:
                 )
             object.__setattr__(self, name, array)
         n, indptr, indices = len(self.var_names), self.indptr, self.indices
-        if len(set(map(str, self.var_names))) < n:
-            raise InputError("GeneGraph: 'var_names' must be unique; call adata.var_names_make_unique()")
         if len(indptr) != n + 1 or indptr[0] != 0 or indptr[-1] != len(indices) or (indptr[1:] < indptr[:-1]).any():
             raise InputError(
                 f"GeneGraph: 'indptr' must have {n + 1} values (genes + 1) rising from 0 to {len(indices)}"
@@ -173,12 +171,16 @@ class GeneGraph:
         Raises
         ------
         InputError
-            There is no such graph, or it holds an edge of a gene with itself or a weight that is not a correlation.
+            There is no such graph, a gene is listed twice, or the graph holds an edge of a gene with itself or a weight
+            that is not a correlation.
         """
         if key not in adata.varp:
             raise InputError(
                 f"{name}: varp has no {key!r} (it has {sorted(adata.varp)}); write one with `corrmask graph`"
             )
+        if not adata.var_names.is_unique:
+            twice = adata.var_names[adata.var_names.duplicated()][0]
+            raise InputError(f"{name}: gene {twice!r} is listed twice; call adata.var_names_make_unique()")
         matrix = sp.csr_array(on_host(adata.varp[key]), dtype=np.float32, copy=True)
         matrix.sum_duplicates()
         matrix.eliminate_zeros()
