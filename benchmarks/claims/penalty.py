@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,12 +16,11 @@ from pathlib import Path
 import numpy as np
 from claim_scores import BASELINES as FITTED
 from claim_scores import MODEL, annotate, annotation_columns
-from run import HERE, Work, commit, finished, taken
+from run import HERE, Work, commit, finished, in_one_line, taken
 from study import BASELINES, CONTROLS, Run
 
 from corrmask.corpus import Corpus, split_cells
 from corrmask.embedding import CELL_KEY, embed
-from corrmask.errors import InputError
 from corrmask.gene_graph import GeneGraph
 from corrmask.training import pretrain
 from corrmask.training.checkpoint import checkpoints
@@ -90,9 +88,4 @@ class Reading(Work):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("stopped: the same command goes on from the last checkpoint")
+    in_one_line(main)

@@ -24,7 +24,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from fnmatch import fnmatch
@@ -372,10 +372,15 @@ def commit() -> str:
     return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", *code) else "")
 
 
-if __name__ == "__main__":
+def in_one_line(main: Callable[[], None]) -> None:
+    """Call a script's `main`; what ends it is said in one line."""
     try:
         main()
     except InputError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit("stopped: the same command goes on from the last checkpoint")
+
+
+if __name__ == "__main__":
+    in_one_line(main)
