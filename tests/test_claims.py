@@ -300,7 +300,9 @@ def test_joint_masking_is_counted_over_all_settings(scripts: dict[str, ModuleTyp
     kang = table({"corr": [0.6, 0.62, 0.61], "weighted": [0.5, 0.5, 0.5], "random": [0.1, 0.1, 0.1]}, corpus="kang")
     kang = kang.assign(rare_f1=kang["score"], machine="one", tuned_rare_f1=float("nan"))
     levelled = kang["arm"].replace("corr", "levelled")
+    kang["leak_0.1_alike"] = kang["arm"].map({"corr": 0.2, "weighted": 0.3, "random": 0.4})
     less = kang.assign(factor="power=2", rare_f1=1 - kang["score"], arm=levelled)
+    less["leak_0.1_alike"] = 0.3
     evenly = kang[kang["arm"] == "corr"].assign(arm="levelled", run="even-" + kang["seed"].astype(str), rare_f1=0.11)
     one_seed = kang[kang["seed"] == 0].assign(factor="power=0.5", arm=levelled)
     rows = pd.concat([kang, less, evenly, one_seed], ignore_index=True)
@@ -309,7 +311,7 @@ def test_joint_masking_is_counted_over_all_settings(scripts: dict[str, ModuleTyp
     half = fresh.assign(seed=kang["seed"], fraction="1/2", run="half-" + fresh["run"], rare_f1=kang["score"] / 2)
     on_cpu = pd.concat([fresh, half], ignore_index=True)
     gains = factors.joint_gains(rows, rows, on_cpu.assign(pbmc3k_tuned_rare_f1=float("nan")))
-    found = {name: (one.n, round(one.mean, 6)) for name, one in gains["frozen"].items()}
+    found = {name: (one.score.n, round(one.score.mean, 6)) for name, one in gains["frozen"].items()}
     assert found == {
         "purified, fresh seeds": (3, -0.11),
         "purified, 1/2 of the cells": (3, 0.055),
@@ -320,9 +322,16 @@ def test_joint_masking_is_counted_over_all_settings(scripts: dict[str, ModuleTyp
     said = "\n".join(factors.joint_masking(gains))
     assert "- frozen, 5 settings: the mean lies above 0 in 3 (median of the means +0.010)" in said
     assert "the interval above 0 in 3, below 0 in 2. In 5 it is narrow enough to show a gain of 0.03." in said
+    taken_away = {name: round(one.hidden, 6) for name, one in gains["frozen"].items()}
+    assert taken_away.pop("kang, power=2") == 0
+    assert taken_away.pop("kang, evenly") == 0.2
+    assert set(taken_away.values()) == {0.1}
+    assert "takes away 0.0 to 20.0 points (median 10.0); rank correlation over settings" in said
+    assert "the gain +0.34, seen" in said
     assert "fine-tuned" not in said
-    assert scripts["claim_figures"].joint(gains, tmp_path / "joint.svg")
-    assert not scripts["claim_figures"].joint({"frozen": {}}, tmp_path / "none.svg")
+    for draw in (scripts["claim_figures"].joint, scripts["claim_figures"].hidden):
+        assert draw(gains, tmp_path / "some.svg")
+        assert not draw({"frozen": {}}, tmp_path / "none.svg")
 
 
 def test_a_factor_is_shown_for_each_of_its_arms(scripts: dict[str, ModuleType]) -> None:

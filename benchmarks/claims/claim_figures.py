@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from claim_factors import Gains
 from claim_rows import Curve, EndPoint
 from claim_statistics import Difference, by_seed, paired
 from matplotlib.figure import Figure
@@ -91,7 +92,7 @@ def differences(rows: pd.DataFrame, end_points: Sequence[EndPoint], path: Path) 
     return True
 
 
-def joint(gains: Mapping[str, Mapping[str, Difference]], path: Path) -> bool:
+def joint(gains: Gains, path: Path) -> bool:
     """What masking jointly adds in every setting: a panel for each way to read models, a row a setting."""
     drawn = {read_as: found for read_as, found in gains.items() if found}
     if not drawn:
@@ -100,13 +101,42 @@ def joint(gains: Mapping[str, Mapping[str, Difference]], path: Path) -> bool:
     types = list(dict.fromkeys(name.split(",")[0] for name in settings))
     settings = sorted(settings, key=lambda name: types.index(name.split(",")[0]))
     nothing = paired({}, {})
-    arms = ["levelled" if "evenly" in name or "power" in name else "corr" for name in settings]
     panels = {
-        read_as: [(name, found.get(name, nothing), COLOURS[arm]) for name, arm in zip(settings, arms)]
+        read_as: [
+            (name, found[name].score if name in found else nothing, COLOURS[_joint_arm(name)]) for name in settings
+        ]
         for read_as, found in drawn.items()
     }
     _intervals(panels, 0.26, path, "rare macro-F1: jointly - one by one")
     return True
+
+
+def hidden(gains: Gains, path: Path) -> bool:
+    """The same against the leakage that it takes away, a point a setting: a panel for each way to read models."""
+    drawn = {read_as: found for read_as, found in gains.items() if found}
+    if not drawn:
+        return False
+    figure, axes = _panels(len(drawn))
+    for ax, (read_as, found) in zip(axes, drawn.items()):
+        ax.axhline(0, color=pl.style.GREY, linewidth=1)
+        for name, one in found.items():
+            arm = _joint_arm(name)
+            at = [100 * one.hidden]
+            ax.plot(at * 2, [one.score.low, one.score.high], color=COLOURS[arm], linewidth=0.6, alpha=0.35)
+            ax.plot(at, [one.score.mean], "o", color=COLOURS[arm], markersize=5, label=arm)
+        means = [one.score.mean for one in found.values()]
+        ax.set_ylim(min(*means, 0) - 0.1, max(*means, 0) + 0.1)  # long intervals are cut
+        ax.set(xlabel="masked genes with a visible partner:\none by one - jointly (points)", title=read_as)
+        ax.title.set_fontsize(9)
+    axes[0].set_ylabel("rare macro-F1: jointly - one by one")
+    _legend(figure, axes)
+    pl.save(axes[0], path)
+    return True
+
+
+def _joint_arm(setting: str) -> str:
+    """The arm that masks jointly in a setting, by its name."""
+    return "levelled" if "evenly" in setting or "power" in setting else "corr"
 
 
 def _intervals(

@@ -43,6 +43,10 @@ CAPTIONS = {
     "abundance": "F1 of each type at the last mark against its share of the training cells, means over seeds.",
     "data": "Score at the last mark against the fraction of the training cells, steps alike. Points are single runs.",
     "leakage": "Score at the last mark against leakage, means over seeds, one point an arm: seen, not tested.",
+    "hidden": (
+        "What masking jointly adds, against the leakage that it takes away: a point a setting, the same as above. "
+        "Lines are 95 % t intervals, cut where they leave the panel: seen, not tested."
+    ),
 }
 
 
@@ -186,6 +190,7 @@ def _figures(
         "abundance": lambda path: figures.abundance(rows, path),
         "data": lambda path: figures.data_curves(curves, path),
         "leakage": lambda path: figures.leakage(rows, [*ON_BLOOD, *others], path),
+        "hidden": lambda path: figures.hidden(gains, path),
         "curves-others": lambda path: figures.curves(rows, others, path),
         "differences-others": lambda path: figures.differences(rows, others, path),
         "differences-tuned": lambda path: figures.differences(tuned, list(TUNED.values()), path),
