@@ -185,7 +185,7 @@ def test_the_page_says_what_there_is_and_what_is_missing(scripts: dict[str, Modu
     rows = rehearse(scripts, tmp_path, "simulated-baselines-0", "simulated-weighted-0", "simulated-random-0")
     assert {row["arm"] for row in rows} == {"untrained", "PCA", "HVG", "random", "weighted"}
     output = tmp_path / "claims.md"
-    scripts["page"].main(["--results", str(tmp_path / "results.csv"), "-o", str(output), "--cpu", str(tmp_path / "no")])
+    scripts["page"].main(["--results", str(tmp_path / "results.csv"), "-o", str(output)])
     text = output.read_text()
     assert "**2 of the 204 models of the plan" in text
     assert "open: 0 of 3 seeds" in text
@@ -201,7 +201,7 @@ def test_the_page_says_what_there_is_and_what_is_missing(scripts: dict[str, Modu
     assert "claims-curves-others.svg" in drawn
     assert all((f"images/{name}" in text) for name in drawn)
     assert "claims-data.svg" not in drawn, "no fraction has runs"
-    assert "for want of runs: curves, differences, joint, data" in text
+    assert "for want of runs: curves, curves-longer, differences, joint, data" in text
 
 
 def test_what_trains_is_rare_and_what_is_tested_is_unseen(scripts: dict[str, ModuleType], data_dir: Path) -> None:
@@ -238,23 +238,30 @@ def test_fine_tuned_blood_is_that_of_a_cpu(scripts: dict[str, ModuleType]) -> No
     blood, kang = (
         table({"corr": [0.5]}, corpus=corpus, machine="one", tuned_macro_f1=0.5) for corpus in ("blood", "kang")
     )
-    found = scripts["claim_rows"].with_tuned(pd.concat([blood, kang], ignore_index=True), blood.assign(machine="cpu"))
+    both = pd.concat([blood, kang], ignore_index=True)
+    found = scripts["claim_rows"].with_tuned(both, blood.assign(machine="cpu"))
     assert list(zip(found["corpus"], found["machine"])) == [("kang", "one")] * 2 + [("blood", "cpu")] * 2
+    anew = scripts["claim_rows"].with_tuned(both, None)
+    assert list(anew["corpus"]) == ["blood"] * 2 + ["kang"] * 2, "of one file, all of it"
 
 
 def test_the_readme_gives_the_figures_of_the_page() -> None:
     root = FOLDER.parent.parent
-    section = (root / "README.md").read_text().split("## The claims")[1].split("\n## ")[0]
+    section = " ".join((root / "README.md").read_text().split("## The claims")[1].split("\n## ")[0].split())
     page = (root / "docs" / "claims.md").read_text()
-    figures = re.findall(r"[+-]?\d\.\d{3}\b", section)
+    figures = re.findall(r"[+-]?\d\.\d{3}\b(?: \[[^]]*\])?", section)  # with their intervals, where they have one
     assert len(figures) > 50
+    assert sum("[" in figure for figure in figures) > 10
     assert not [figure for figure in figures if figure not in page]
+    named = re.findall(r"\b([a-z]+) - ([a-z]+) (?:is )?([+-]\d\.\d{3})", section)
+    assert len(named) > 5
+    assert not [one for one in named if not re.search(rf"{one[0]} - {one[1]} \|? ?{re.escape(one[2])}", page)]
     counts = re.findall(r"(frozen|fine-tuned) in (\d+) settings", section)
     assert [how for how, _ in counts] == ["frozen", "fine-tuned"]
     assert all(f"- {how}, {number} settings:" in page for how, number in counts)
 
 
-def test_other_penalties_are_read_and_judged_each_by_itself(scripts: dict[str, ModuleType]) -> None:
+def test_other_penalties_are_read_and_judged_each_by_itself(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
     import pandas as pd
 
     scores = {
@@ -266,11 +273,16 @@ def test_other_penalties_are_read_and_judged_each_by_itself(scripts: dict[str, M
     }
     rows = [
         {"run": arm, "arm": arm, "seed": seed, "c": c, "rare_f1": score + seed / 1000, "pbmc3k_rare_f1": float("nan")}
+        | {"macro_f1": 0.5, "pbmc3k_macro_f1": 0.7, "machine": "two" if (arm, seed) == ("corr", 1) else "one, 3.11"}
         for arm, both in scores.items()
         for c, score in zip((1.0, 1000.0), both, strict=True)
         for seed in range(3)
     ]
-    text = "\n".join(scripts["claim_penalty"].penalties(pd.DataFrame(rows)))
+    pd.DataFrame(rows).to_csv(tmp_path / "penalty.csv", index=False)
+    read = scripts["claim_penalty"].read_penalties(tmp_path / "penalty.csv")
+    assert read["mean_macro_f1"].unique() == pytest.approx([0.6])
+    text = "\n".join(scripts["claim_penalty"].penalties(read))
+    assert "Arms are of CPUs of two makers in seed 1.\n" in text
     assert "| rare macro-F1, purified | C = 1 | C = 1,000 |" in text
     assert "| corr | 0.501 | 0.901 |" in text
     assert "C = 1: against the claim: below 0 lies corr - weighted; the gain over random is one of frequency" in text
@@ -321,13 +333,13 @@ def test_joint_masking_is_counted_over_all_settings(scripts: dict[str, ModuleTyp
     }
     said = "\n".join(factors.joint_masking(gains))
     assert "- frozen, 5 settings: the mean lies above 0 in 3 (median of the means +0.010)" in said
-    assert "the interval above 0 in 3, below 0 in 2. In 5 it is narrow enough to show a gain of 0.03." in said
+    assert "the interval above 0 in 3, below 0 in 2. It excludes a gain of 0.03 in 3, and is narrow enough to" in said
     taken_away = {name: round(one.hidden, 6) for name, one in gains["frozen"].items()}
     assert taken_away.pop("kang, power=2") == 0
     assert taken_away.pop("kang, evenly") == 0.2
     assert set(taken_away.values()) == {0.1}
-    assert "takes away 0.0 to 20.0 points (median 10.0); rank correlation over settings" in said
-    assert "the gain +0.34, seen" in said
+    assert "takes away 0.0 to 20.0 points (median 10.0); rank correlation of what it takes away with the gain" in said
+    assert "seen, not tested: kang +0.50 (3 settings)." in said, "of what has three"
     assert "fine-tuned" not in said
     for draw in (scripts["claim_figures"].joint, scripts["claim_figures"].hidden):
         assert draw(gains, tmp_path / "some.svg")
@@ -341,15 +353,19 @@ def test_a_factor_is_shown_for_each_of_its_arms(scripts: dict[str, ModuleType]) 
     longer = table({"corr": [0.9, 0.9], "weighted": [0.7, 0.7], "random": [0.2]}, corpus="kang", machine="one")
     longer = longer.assign(factor="steps=4000", run=longer["run"] + "-steps=4000")
     rows = pd.concat([usual, longer], ignore_index=True).rename(columns={"score": "rare_f1"})
-    blank = dict.fromkeys(("tuned_rare_f1", "pbmc3k_rare_f1", "pbmc3k_tuned_rare_f1"), float("nan"))
-    lines = list(scripts["claim_factors"].factors(rows.assign(**blank), None))
+    no_scores = ("tuned_rare_f1", "pbmc3k_rare_f1", "pbmc3k_tuned_rare_f1", "mean_macro_f1", "mean_tuned_macro_f1")
+    blank = dict.fromkeys(no_scores, float("nan"))
+    again = usual.rename(columns={"score": "rare_f1"}).replace(0.6, 0.8)
+    lines = list(scripts["claim_factors"].factors(rows.assign(**blank), None, again))
     (row,) = [line.split("|") for line in lines if line.startswith("| rare")]
     assert row[1].strip() == "rare macro-F1, kang: steps=4000, corr"
-    assert [cell.split()[0] for cell in row[2:5]] == ["+0.300", "+0.200", "+0.200"]
+    assert [cell.split()[0] for cell in row[2:6]] == ["+0.300", "+0.200", "+0.100", "+0.200"]
     assert (
         "- rare macro-F1, kang: steps=4000: random with it - without +0.100 (n = 1); corr - random +0.700 (n = 1); "
-        "weighted - random +0.500 (n = 1)." in lines
+        "weighted - random +0.500 (n = 1); random with it - corr without -0.400 (n = 1); random with it - weighted "
+        "without -0.300 (n = 1)." in lines
     )
+    assert any(line.startswith("Of the 2 intervals") and "0 lie below 0 and 2 above" in line for line in lines)
     assert not any("CPUs of two makers" in line for line in lines)
 
 
@@ -502,6 +518,25 @@ def test_verdicts_on_less_data(scripts: dict[str, ModuleType], third: dict[str, 
     again, found = scripts["claim_statistics"].data_verdict(rows, "score", "1/9", "1/3")
     assert again.startswith(expected)
     assert found["weighted on 1/9 - random on 1/3"].mean == pytest.approx(third["weighted"] - 0.8 - 2 * spread.mean())
+
+
+def test_the_fraction_at_which_an_arm_reaches_random_on_all(scripts: dict[str, ModuleType]) -> None:
+    import pandas as pd
+
+    def on(fraction: str, **scores: float) -> Any:
+        rows = table({arm: [score] * 3 for arm, score in scores.items()}).assign(fraction=fraction)
+        return rows.assign(run=rows["run"] + fraction)
+
+    ninth = on("1/9", random=0.4, weighted=0.5, corr=0.595)
+    rows = [on("1", random=0.6, weighted=0.8, corr=0.9), on("1/3", random=0.5, weighted=0.7, corr=0.9), ninth]
+    (line,) = [
+        one
+        for one in scripts["claim_verdicts"].less_data("F1", pd.concat(rows, ignore_index=True), "score")
+        if "smallest" in one
+    ]
+    assert line.startswith("F1: the smallest of the fractions 1/9, 1/3, 1 at which an arm reaches random on all cells")
+    assert "random none but all, weighted 1/3 (+0.100 [" in line
+    assert "corr 1/9 (-0.005 [" in line, "no more than a hundredth below"
 
 
 def test_a_curve_against_data_has_a_panel_for_each_file(scripts: dict[str, ModuleType], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from claim_rows import RARE, READ_AS, with_factors
+from claim_rows import RARE, READ_AS, maker, with_factors
 from claim_statistics import Difference, by_seed, paired
 from claim_tables import counted
 from scipy import stats
@@ -36,28 +36,41 @@ class Gain:
 Gains = Mapping[str, Mapping[str, Gain]]  # by how models are read, by setting
 
 
-def factors(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Iterator[str]:
-    """Each factor that has runs: its joint arm against the protocol's, and against weighted with the same factor."""
+def factors(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, again: pd.DataFrame | None) -> Iterator[str]:
+    """Each factor that has runs: its joint arm against the protocol's, and against weighted with the same factor.
+
+    `again` has runs of blood without a factor that were trained once more, if there are any.
+    """
     lines: list[str] = []
     others: list[str] = []
     mixed: dict[str, None] = {}
-    for _, _, (corpus, column, title, _), factor, joint, mine in with_factors(rows, on_cpu):
+    against: list[Difference] = []
+    for _, _, (corpus, column, title, _), factor, joint, mine in with_factors(rows, on_cpu, (*RARE, "all")):
         with_it = {arm: by_seed(mine, arm, column, factor=factor) for arm in (joint, "weighted")}
-        against = [paired(found, by_seed(mine, arm, column)) for arm, found in with_it.items()]
-        pairs = [*against, paired(with_it[joint], with_it["weighted"])]
-        lines.append(f"| {title}: {factor}, {joint} | " + " | ".join(map(str, pairs)) + " |")
+        less = [paired(found, by_seed(mine, arm, column)) for arm, found in with_it.items()]
+        less_again = paired(with_it[joint], _without(again, corpus, joint, column))
+        pairs = [*map(str, less), str(less_again) if less_again.n else "", str(paired(*with_it.values()))]
+        lines.append(f"| {title}: {factor}, {joint} | " + " | ".join(pairs) + " |")
+        against += [one for one in less if one.n > 1]
         others += _others(f"{title}: {factor}", column, factor, with_it, mine)
-        makers = mine[mine["factor"] == factor].groupby("seed")["machine"].nunique()
+        here = mine[mine["factor"] == factor]
+        makers = maker(here).groupby(here["seed"]).nunique()
         mixed.update(dict.fromkeys(f"{corpus}, {factor}, seed {seed}" for seed in makers.index[makers > 1]))
     if lines:
         yield "### One factor at a time"
         yield ""
         yield (
-            "| end point: factor, joint arm | joint arm with it - without | weighted with it - without | joint arm - "
-            "weighted, both with it |"
+            "| end point: factor, joint arm | joint arm with it - without | weighted with it - without | joint arm "
+            "with it - without, once more | joint arm - weighted, both with it |"
         )
-        yield "|---|---|---|---|"
+        yield "|---|---|---|---|---|"
         yield from lines
+        yield ""
+        yield (
+            f"Of the {len(against)} intervals of what a factor does to an arm (with it - without, first two columns), "
+            f"{sum(one.below for one in against)} lie below 0 and {sum(one.above for one in against)} above; if no "
+            f"factor did anything, about {0.05 * len(against):.0f} would lie on one side or the other."
+        )
         yield ""
         if others:
             yield "Arms besides these two, with the same factor:"
@@ -65,12 +78,20 @@ def factors(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> Iterator[str]:
             yield from others
             yield ""
         yield (
-            "Runs with a factor and without it may be of different CPUs (below), which round differently: what that "
-            "alone does is in the next table, and an interval of three seeds need not hold it."
+            "Most of blood's runs with a factor are of CPUs of another maker than those without it, and round "
+            "differently. The third column has, frozen, the runs without it that `penalty.py` trained once more, most "
+            "of them on CPUs of the former maker: what it differs by from the first is the noise of one more run."
         )
         if mixed:
             yield f"With the same factor, arms are of CPUs of two makers in: {'; '.join(mixed)}."
         yield ""
+
+
+def _without(again: pd.DataFrame | None, corpus: str, arm: str, column: str) -> dict[int, float]:
+    """Scores by seed of an arm that was trained once more, where it was."""
+    if again is None or column not in again:
+        return {}
+    return by_seed(again[again["corpus"] == corpus], arm, column)
 
 
 def _others(
@@ -81,6 +102,7 @@ def _others(
         found = by_seed(rows, other, column, factor=factor)
         if found and other not in shown:
             lies = [f"{arm} - {other} {paired(scores, found)}" for arm, scores in shown.items()]
+            lies += [f"{other} with it - {arm} without {paired(found, by_seed(rows, arm, column))}" for arm in shown]
             less = paired(found, by_seed(rows, other, column))
             yield f"- {setting}: {other} with it - without {less}; {'; '.join(lies)}."
 
@@ -115,12 +137,17 @@ def joint_gains(rows: pd.DataFrame, tuned: pd.DataFrame, on_cpu: pd.DataFrame | 
     return gains
 
 
-def _goes_with(hidden: list[float], means: list[float]) -> str:
-    """Whether more of it goes with a larger gain, where ranks say anything."""
-    if len(means) < 3 or len(set(hidden)) < 2 or len(set(means)) < 2:
+def _goes_with(found: Mapping[str, Gain]) -> str:
+    """Whether more leakage taken away goes with a larger gain, by end point, where ranks say anything."""
+    said = []
+    for name in RARE:
+        mine = [one for setting, one in found.items() if setting.split(",")[0] == name]
+        if len({one.hidden for one in mine}) > 2:
+            rho = stats.spearmanr([one.hidden for one in mine], [one.score.mean for one in mine]).statistic
+            said.append(f"{name} {rho:+.2f} ({counted(len(mine), 'setting')})")
+    if not said:
         return ""
-    rho = stats.spearmanr(hidden, means).statistic
-    return f"; rank correlation over settings of what it takes away and the gain {rho:+.2f}, seen, not tested"
+    return f"; rank correlation of what it takes away with the gain, seen, not tested: {', '.join(said)}"
 
 
 def joint_masking(gains: Gains) -> Iterator[str]:
@@ -131,17 +158,18 @@ def joint_masking(gains: Gains) -> Iterator[str]:
             scores = [one.score for one in found.values()]
             means = [one.mean for one in scores]
             n_narrow = sum(one.high - one.low < 2 * SMALL_GAIN for one in scores)
+            n_excluded = sum(one.high < SMALL_GAIN for one in scores)
             lines.append(
                 f"- {read_as}, {counted(len(found), 'setting')}: the mean lies above 0 in {sum(m > 0 for m in means)} "
                 f"(median of the means {np.median(means):+.3f}), the interval above 0 in "
                 f"{sum(one.above for one in scores)}, below 0 in {sum(one.below for one in scores)}. "
-                f"In {n_narrow} it is narrow enough to show a gain of {SMALL_GAIN}."
+                f"It excludes a gain of {SMALL_GAIN} in {n_excluded}, and is narrow enough to show one in {n_narrow}."
             )
             hidden = [100 * one.hidden for one in found.values()]
             lines.append(
                 f"- {read_as}, leakage (visible partners of |r| 0.1 and more, genes counted alike): masking jointly "
                 f"takes away {min(hidden):.1f} to {max(hidden):.1f} points (median {np.median(hidden):.1f})"
-                f"{_goes_with(hidden, means)}."
+                f"{_goes_with(found)}."
             )
     if lines:
         yield "### Joint masking in every setting"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from claim_factors import Gains
-from claim_rows import Curve, EndPoint
+from claim_rows import EndPoint, InData
 from claim_statistics import Difference, by_seed, paired
 from matplotlib.figure import Figure
 from study import ARMS, FRACTIONS, ON_FRACTIONS
@@ -19,6 +19,7 @@ from study import ARMS, FRACTIONS, ON_FRACTIONS
 from corrmask import pl
 
 COLOURS = {arm: pl.arm_colour(arm) for arm in ARMS}
+Curves = tuple[pd.DataFrame, EndPoint, str]  # rows, what is shown of them, with which factor
 BASELINE_LINES = {"PCA": "--", "HVG": ":", "expression": "-", "untrained": "-."}
 
 
@@ -30,9 +31,9 @@ def _panels(n: int, height: float = 3.4) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _default(rows: pd.DataFrame, corpus: str, column: str) -> pd.DataFrame:
-    """Rows of a corpus on all cells, with the protocol's settings, that have an end point."""
-    found = rows[(rows["corpus"] == corpus) & (rows["fraction"] == "1") & (rows["factor"] == "")]
+def _on_all(rows: pd.DataFrame, corpus: str, column: str, factor: str = "") -> pd.DataFrame:
+    """Rows of a corpus on all cells, with the protocol's settings but for a factor, that have an end point."""
+    found = rows[(rows["corpus"] == corpus) & (rows["fraction"] == "1") & (rows["factor"] == factor)]
     return found.dropna(subset=[column])
 
 
@@ -44,23 +45,28 @@ def _legend(figure: Figure, axes: Any) -> None:
     )
 
 
-def curves(rows: pd.DataFrame, end_points: Sequence[EndPoint], path: Path) -> bool:
-    """End points against steps: means over seeds as lines, seeds as points, baselines across."""
-    shown = [one for one in end_points if (_default(rows, *one[:2])["step"] > 0).any()]
+def curves(shown: Sequence[Curves], path: Path) -> bool:
+    """End points against steps: means over seeds as lines, seeds as points, baselines across; a factor's line whole.
+
+    Where there is a factor, runs of the same arms without it are thin lines.
+    """
+    shown = [one for one in shown if (_on_all(one[0], *one[1][:2], one[2])["step"] > 0).any()]
     if not shown:
         return False
     figure, axes = _panels(len(shown))
-    for ax, (corpus, column, title, baselines) in zip(axes, shown):
-        found = _default(rows, corpus, column)
-        trained = found[found["step"] > 0]
+    for ax, (rows, (corpus, column, title, baselines), factor) in zip(axes, shown):
+        usual = _on_all(rows, corpus, column)
         for arm in ARMS:
-            mine = trained[trained["arm"] == arm]
-            if len(mine):
-                mean = mine.groupby("step")[column].mean()
-                ax.plot(mean.index, mean, color=COLOURS[arm], linewidth=1.6, label=arm)
-                ax.plot(mine["step"], mine[column], "o", color=COLOURS[arm], markersize=3, alpha=0.6)
+            mine = [
+                one[(one["arm"] == arm) & (one["step"] > 0)] for one in (_on_all(rows, corpus, column, factor), usual)
+            ]
+            for found, width in zip(mine, (1.6, 0.7) if factor and len(mine[0]) else (1.6,)):
+                if len(found):
+                    mean = found.groupby("step")[column].mean()
+                    ax.plot(mean.index, mean, color=COLOURS[arm], linewidth=width, label=arm if width > 1 else None)
+                    ax.plot(found["step"], found[column], "o", color=COLOURS[arm], markersize=2 * width, alpha=0.6)
         for name in baselines:
-            value = found.loc[found["arm"] == name, column].mean()
+            value = usual.loc[usual["arm"] == name, column].mean()
             if np.isfinite(value):
                 ax.axhline(value, color="#555555", linestyle=BASELINE_LINES[name], linewidth=1, label=name)
         ax.set(xlabel="training step", title=title)
@@ -144,7 +150,8 @@ def _intervals(
 ) -> None:
     """Panels with the same rows from the top down: seeds as points, means with 95 % t intervals as bars, if any."""
     names = [name for name, *_ in next(iter(panels.values()))]
-    _, axes = _panels(len(panels), 0.9 + row_height * len(names))
+    figure, axes = _panels(len(panels), 0.9 + row_height * len(names))
+    figure.supxlabel(label, fontsize=10)
     for ax, (title, rows) in zip(axes, panels.items()):
         ax.axvline(0, color=pl.style.GREY, linewidth=1)
         for place, (_, one, colour) in enumerate(reversed(rows)):
@@ -155,7 +162,6 @@ def _intervals(
         ax.set_yticks(range(len(names)), names[::-1] if ax is axes[0] else [""] * len(names))
         ax.set_ylim(-0.6, len(names) - 0.4)
         ax.set_title(title, fontsize=9)
-        ax.set_xlabel(label)
     pl.save(axes[0], path)
 
 
@@ -214,7 +220,7 @@ def _apart(shares: np.ndarray) -> list[float]:
     return places
 
 
-def data_curves(shown: Sequence[Curve], path: Path) -> bool:
+def data_curves(shown: Sequence[InData], path: Path) -> bool:
     """Against the fraction of blood's training cells, seeds that have all: titles, rows and column of each panel."""
     fractions = {str(part): float(part) for part in sorted((*FRACTIONS, Fraction(1)))}
 

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from claim_rows import END_POINTS
+from claim_rows import END_POINTS, maker
 from claim_statistics import by_seed, paired, verdict
 from study import CONTROLS
 
 ARMS = ("corr", *CONTROLS)
 
 
+def read_penalties(path: Path) -> pd.DataFrame:
+    """The rows of penalty.py, with the columns that the study's rows have."""
+    rows = pd.read_csv(path).assign(fraction="1", factor="", step=0)
+    return rows.assign(mean_macro_f1=(rows["macro_f1"] + rows["pbmc3k_macro_f1"]) / 2)
+
+
 def penalties(rows: pd.DataFrame) -> Iterator[str]:
     """Scores at each C, and what the protocol says of joint masking there."""
-    rows = rows.assign(fraction="1", factor="", step=0)
     by_c = {float(c): part for c, part in rows.groupby("c")}
     yield "### Other penalties of the classifier"
     yield ""
     yield "Frozen scores elsewhere on this page are read by logistic regression with C = 1, the inverse strength of its"
     yield "penalty, which shrinks some representations more than others. Here blood's arms, trained once more on a CPU,"
     yield "and the baselines are read with other C: means over the seeds that there are, differences paired by seed."
+    makers = maker(rows).groupby(rows["seed"]).nunique()
+    if (makers > 1).any():
+        yield f"Arms are of CPUs of two makers in seed {', '.join(map(str, makers.index[makers > 1]))}."
     yield ""
     for name in ("purified", "pbmc3k"):
         _, column, title, baselines = END_POINTS[name]

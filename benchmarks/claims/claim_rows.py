@@ -10,7 +10,7 @@ from claim_statistics import by_seed
 from study import FACTORS
 
 EndPoint = tuple[str, str, str, Sequence[str]]  # corpus, column, title, baselines
-Curve = tuple[str, pd.DataFrame, str]  # title, rows, column
+InData = tuple[str, pd.DataFrame, str]  # title, rows, column
 FITTED = ("PCA", "HVG")  # to the labelled training cells, not tuned
 _CELLS = (*FITTED, "untrained")
 END_POINTS: dict[str, EndPoint] = {
@@ -26,6 +26,7 @@ TUNED: dict[str, EndPoint] = {
     for name, column in {
         "purified": "tuned_rare_f1",
         "pbmc3k": "pbmc3k_tuned_rare_f1",
+        "all": "mean_tuned_macro_f1",
         "simulated": "tuned_rare_f1",
         "kang": "tuned_rare_f1",
     }.items()
@@ -53,6 +54,11 @@ def read(path: Path) -> pd.DataFrame:
     return rows
 
 
+def maker(rows: pd.DataFrame) -> pd.Series:
+    """The processor or GPU that each row is of."""
+    return rows["machine"].str.split(",").str[0]
+
+
 def judged(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> pd.DataFrame:
     """The rows that verdicts rest on: of simulated tissues a CPU's, as the protocol was amended, once there are any."""
     if on_cpu is None or not (is_simulated := on_cpu["corpus"] == "simulated").any():
@@ -61,8 +67,8 @@ def judged(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def with_tuned(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> pd.DataFrame:
-    """Runs that have end points by fine-tuning; blood's are those of a CPU, as the protocol has it."""
-    parts = [rows[rows["corpus"] != "blood"], *([] if on_cpu is None else [on_cpu[on_cpu["corpus"] == "blood"]])]
+    """Runs that have end points by fine-tuning; blood's are those of a CPU, as the protocol has it, if apart."""
+    parts = [rows] if on_cpu is None else [rows[rows["corpus"] != "blood"], on_cpu[on_cpu["corpus"] == "blood"]]
     kept = [part[part["tuned_macro_f1"].notna() | part["arm"].isin(FITTED)] for part in parts]
     found = [row for part in kept for row in part.to_dict("records")]
     return pd.DataFrame(found, columns=rows.columns)
@@ -79,7 +85,7 @@ def last_mark(rows: pd.DataFrame, arm: str, end_point: EndPoint) -> dict[int, fl
     return by_seed(rows[rows["corpus"] == corpus], arm, frozen(column) if arm in FITTED else column)
 
 
-def with_fractions(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> list[Curve]:
+def with_fractions(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> list[InData]:
     """What is shown against the fraction of blood's cells: titles, rows and columns; a CPU's once it has fractions."""
     title = END_POINTS["all"][2]
     shown = [(title, rows, "mean_macro_f1")]
@@ -90,10 +96,10 @@ def with_fractions(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> list[Curv
 
 
 def with_factors(
-    rows: pd.DataFrame, on_cpu: pd.DataFrame | None
+    rows: pd.DataFrame, on_cpu: pd.DataFrame | None, names: Sequence[str] = RARE
 ) -> Iterator[tuple[str, str, EndPoint, str, str, pd.DataFrame]]:
-    """How models are read, which rare types, the end point, factor, joint arm and rows, of each factor with runs."""
-    for name in RARE:
+    """How models are read, which types, the end point, factor, joint arm and rows, of each factor with runs."""
+    for name in names:
         for read_as, end_points in READ_AS.items():
             corpus, column, title, baselines = end_points[name]
             for file, where in ((rows, ""), *([] if on_cpu is None else [(on_cpu, ", on a CPU")])):

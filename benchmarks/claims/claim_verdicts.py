@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 
 import claim_cells
 import pandas as pd
 from claim_rows import ON_BLOOD, TUNED, EndPoint
-from claim_statistics import SEEDS, Difference, by_seed, data_verdict, paired, verdict
+from claim_statistics import MARGIN, SEEDS, Difference, by_seed, data_verdict, paired, verdict
 from claim_tables import counted, differences, head
-from study import ARMS, CONFIRMING, CONTROLS
+from study import ARMS, CONFIRMING, CONTROLS, ON_FRACTIONS
 
 LESS_DATA = (("1/3", "1"), ("1/2", "1"), ("1/9", "1/3"))  # of the cells, against how many
 
@@ -112,3 +113,24 @@ def less_data(title: str, rows: pd.DataFrame, column: str) -> Iterator[str]:
             yield f"{title}: **{said}**."
             yield ""
             yield from differences(found)
+    yield from _least_data(title, rows, column)
+
+
+def _least_data(title: str, rows: pd.DataFrame, column: str) -> Iterator[str]:
+    """The smallest fraction at which each arm reaches what random reaches on all cells."""
+    whole = by_seed(rows, "random", column)
+    parts = sorted(Fraction(part) for part in set(rows["fraction"]))
+    said = []
+    for arm in ON_FRACTIONS:
+        less = {part: paired(by_seed(rows, arm, column, fraction=str(part)), whole) for part in parts}
+        reached = [part for part, one in less.items() if one.n >= SEEDS and one.low > -MARGIN]
+        if arm == "random" and reached == [1]:
+            said.append("random none but all")
+        elif reached:
+            said.append(f"{arm} {reached[0]} ({less[reached[0]]})")
+    if len(parts) > 1 and said:
+        yield (
+            f"{title}: the smallest of the fractions {', '.join(map(str, parts))} at which an arm reaches random on "
+            f"all cells (the interval of the difference above -{MARGIN}): {', '.join(said)}."
+        )
+        yield ""

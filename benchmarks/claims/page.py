@@ -13,8 +13,20 @@ from pathlib import Path
 import claim_figures as figures
 import pandas as pd
 from claim_factors import Gains, factors, joint_gains, joint_masking
-from claim_penalty import penalties
-from claim_rows import END_POINTS, ON_BLOOD, OTHERS, RARE, TUNED, Curve, judged, read, with_fractions, with_tuned
+from claim_penalty import penalties, read_penalties
+from claim_rows import (
+    END_POINTS,
+    ON_BLOOD,
+    OTHERS,
+    RARE,
+    TUNED,
+    InData,
+    judged,
+    maker,
+    read,
+    with_fractions,
+    with_tuned,
+)
 from claim_statistics import SEEDS, by_seed
 from claim_tables import against_frozen, leakage, rounding, standing
 from claim_verdicts import against_expression, by_type, claim, confirmed, less_data
@@ -22,10 +34,35 @@ from study import ARMS, BASELINES, CORPORA, DECISIVE, FACTORS, Run, confirming, 
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+LONGER = "steps=4000"
+AGAIN = """\
+All runs anew, on one device and into a file of their own (those above took {hours:.0f} CPU hours, most of them of one
+thread), then their page; the first line goes on if it is stopped, and `--only` takes some of the runs:
+
+```bash
+python benchmarks/claims/run.py --data FOLDER --results again.csv
+python benchmarks/claims/page.py --results again.csv -o again.md
+```
+
+What is left of the plan goes into the file, and is done on the device, of the other runs of its seed; runs on another
+device are refused. `--confirm` does the fresh seeds, `penalty.py` the other penalties. FOLDER has
+
+- `pbmc_corpus_core.h5ad`: human blood, raw counts, of public 10x data sets: bead-purified populations (Zheng et al.
+  2017), PBMC 3k, frozen PBMC of donor A; `obs` has `dataset` and `cell_type`, `var` has `measured_DATASET`;
+- `pbmc_kang_5donors.h5ad`: the control cells of five donors of Kang et al. 2018 (GSE96583), raw counts; `obs` has
+  `donor` and `cell_type`;
+- `genes/dosage_sensitive_tfs.tsv`: `ensembl_id`, `gene_name` and `label`, from Geneformer's classification of genes.
+
+Simulated tissues (`--only 'simulated-*'`) need none of them.
+"""
 CAPTIONS = {
     "curves": (
         "Scores against training steps. Lines are means over seeds, points are single runs; dashed, dotted and "
         "dash-dotted lines are baselines on the same cells and splits."
+    ),
+    "curves-longer": (
+        "Scores against training steps, runs of 4,000 steps, on CPUs. Thin lines are runs of 1,000 steps, whose "
+        "learning rate ends at 0 there."
     ),
     "differences": (
         "Differences at the last mark, paired by seed. Points are seeds; bars are 95 % t intervals, where there are "
@@ -53,19 +90,24 @@ CAPTIONS = {
 def main(arguments: list[str] | None = None) -> None:
     """Read results.csv, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "results.csv")
-    parser.add_argument("--cpu", type=Path, default=HERE / "results-cpu.csv", help="the same runs on a CPU, to compare")
-    parser.add_argument("--penalty", type=Path, default=HERE / "results-penalty.csv", help="what penalty.py wrote")
+    parser.add_argument("--results", type=Path, help="of all runs, done anew; else those beside this script, with")
+    parser.add_argument("--cpu", type=Path, help="the same runs on a CPU, to compare, and")
+    parser.add_argument("--penalty", type=Path, help="what penalty.py wrote")
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "docs" / "claims.md")
     parser.add_argument("--format", choices=("svg", "png"), default="svg", help="of the figures")
     options = parser.parse_args(arguments)
-    if not options.results.exists():
-        parser.error(f"{options.results} is not there: benchmarks/claims/run.py writes it")
+    if options.results is None:
+        options.results = HERE / "results.csv"
+        options.cpu = options.cpu or HERE / "results-cpu.csv"
+        options.penalty = options.penalty or HERE / "results-penalty.csv"
+    for path in filter(None, (options.results, options.cpu, options.penalty)):
+        if not path.exists():
+            parser.error(f"{path} is not there: benchmarks/claims/run.py and penalty.py write such files")
     rows = read(options.results)
     images = options.output.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
-    on_cpu = read(options.cpu) if options.cpu.exists() else None
-    penalty = pd.read_csv(options.penalty) if options.penalty.exists() else None
+    on_cpu = read(options.cpu) if options.cpu else None
+    penalty = read_penalties(options.penalty) if options.penalty else None
     lines = page(rows, on_cpu, penalty, images, options.format)
     text = "\n".join(lines).rstrip("\n") + "\n"
     options.output.write_text(text, encoding="utf-8")
@@ -90,8 +132,8 @@ def page(
         "Does masking correlated genes jointly do what it is said to do: better annotation of rare populations, "
         "better\nprediction of dosage sensitivity, the same quality from less data? `benchmarks/claims/PROTOCOL.md` "
         "has the arms,\ncells, end points and rules, and was written before the first run. This page is written by\n"
-        "`benchmarks/claims/page.py` from `results.csv` and `results-cpu.csv` beside it; nothing on it was put in by "
-        "hand."
+        "`benchmarks/claims/page.py` from `results.csv`, `results-cpu.csv` and `results-penalty.csv` beside it; no "
+        "number on it was\nput in by hand."
     )
     yield ""
     count = sum(run.name in done for run in planned)
@@ -100,14 +142,17 @@ def page(
     tuned = with_tuned(rows, on_cpu)
     gains = joint_gains(rows, tuned, on_cpu)
     curves = with_fractions(rows, on_cpu)
-    yield from _figures(rows, tuned, gains, curves, images, suffix)
+    yield from _figures(rows, tuned, on_cpu, gains, curves, images, suffix)
     yield "## What the runs say"
     yield ""
     yield "### Rare populations"
     yield ""
     for name in RARE:
         yield from claim(rows, END_POINTS[name])
-    yield "### Rare populations, by fine-tuning"
+    yield "### All types"
+    yield ""
+    yield from claim(rows, END_POINTS["all"])
+    yield "### By fine-tuning"
     yield ""
     yield from _tuning(tuned)
     for name, end_point in TUNED.items():
@@ -136,7 +181,7 @@ def page(
         yield from penalties(penalty)
     for corpus in CORPORA:
         yield from leakage(trained[trained["corpus"] == corpus], corpus)
-    yield from factors(rows, on_cpu)
+    yield from factors(rows, on_cpu, None if penalty is None else penalty[penalty["c"] == 1])
     yield from rounding(all_runs, on_cpu)
     yield "## What is missing"
     yield ""
@@ -147,20 +192,7 @@ def page(
     yield from _limits(rows)
     yield "## Again"
     yield ""
-    yield "The first line does the runs that `results.csv` lacks (each on the device that its seed has), the second"
-    yield "simulated tissues, fractions and factors on blood, the third the fresh seeds; all go on if stopped."
-    yield ""
-    yield "```bash"
-    command = "python benchmarks/claims/run.py --data FOLDER"
-    yield f"{command} --only 'blood-*' 'kang-*'"
-    for what in ("--only 'simulated-*' 'blood-*of*' 'blood-*=*'", "--confirm"):
-        yield f"{command} --device cpu \\"
-        yield "    --results benchmarks/claims/results-cpu.csv \\"
-        yield f"    {what}"
-    yield "python benchmarks/claims/penalty.py --data FOLDER"
-    yield "python benchmarks/claims/page.py"
-    yield "```"
-    yield ""
+    yield from _again([file for file in (all_runs, on_cpu, penalty) if file is not None])
     yield from _how(all_runs[all_runs["step"] > 0])
     if on_cpu is not None and len(on_cpu):
         yield from _how(on_cpu[on_cpu["step"] > 0])
@@ -179,19 +211,28 @@ def _seeds(rows: pd.DataFrame) -> str:
 
 
 def _figures(
-    rows: pd.DataFrame, tuned: pd.DataFrame, gains: Gains, curves: Sequence[Curve], images: Path, suffix: str
+    rows: pd.DataFrame,
+    tuned: pd.DataFrame,
+    on_cpu: pd.DataFrame | None,
+    gains: Gains,
+    curves: Sequence[InData],
+    images: Path,
+    suffix: str,
 ) -> Iterator[str]:
     """Each figure that there is data for, with its caption; the others by name."""
     others = [one for one in END_POINTS.values() if one not in ON_BLOOD]
+    longer = [(rows if on_cpu is None else on_cpu, END_POINTS[name], LONGER) for name in ("purified", "pbmc3k", "all")]
+    longer.append((rows, END_POINTS["kang"], LONGER))
     drawing = {
-        "curves": lambda path: figures.curves(rows, ON_BLOOD, path),
+        "curves": lambda path: figures.curves([(rows, one, "") for one in ON_BLOOD], path),
+        "curves-longer": lambda path: figures.curves(longer, path),
         "differences": lambda path: figures.differences(rows, ON_BLOOD, path),
         "joint": lambda path: figures.joint(gains, path),
         "abundance": lambda path: figures.abundance(rows, path),
         "data": lambda path: figures.data_curves(curves, path),
         "leakage": lambda path: figures.leakage(rows, [*ON_BLOOD, *others], path),
         "hidden": lambda path: figures.hidden(gains, path),
-        "curves-others": lambda path: figures.curves(rows, others, path),
+        "curves-others": lambda path: figures.curves([(rows, one, "") for one in others], path),
         "differences-others": lambda path: figures.differences(rows, others, path),
         "differences-tuned": lambda path: figures.differences(tuned, list(TUNED.values()), path),
     }
@@ -220,12 +261,22 @@ def _tuning(tuned: pd.DataFrame) -> Iterator[str]:
     if not len(trained):
         return
     counts = ", ".join(f"{n} on {corpus}" for corpus, n in trained["corpus"].value_counts().items())
-    machines = ", ".join(sorted({machine.split(",")[0] for machine in trained["machine"]}))
+    makers = maker(trained)
+    machines = ", ".join(sorted(set(makers)))
     yield (
         f"{len(trained)} models ({counts}; {int((trained['factor'] != '').sum())} of them with a factor), trained and "
         f"tuned on {machines}: a layer of types over\nthe mean of the last layer, all weights learning from the "
         "labelled training cells. `untrained` is tuned in the same way: what labels alone give."
     )
+    usual = trained.assign(maker=makers)[(trained["factor"] == "") & (trained["fraction"] == "1")]
+    apart = []
+    for corpus, mine in usual.groupby("corpus", sort=False):
+        of_corr = mine[mine["arm"] == "corr"].set_index("seed")["maker"]
+        other = mine["maker"] != mine["seed"].map(of_corr)
+        if other.any():
+            apart.append(f"{', '.join(arm for arm in ARMS if arm in set(mine.loc[other, 'arm']))} on {corpus}")
+    if apart:
+        yield f"Of another CPU than corr of the same seed, which rounds differently: {'; '.join(apart)}."
     yield ""
 
 
@@ -275,7 +326,17 @@ def _limits(rows: pd.DataFrame) -> Iterator[str]:
             f"- Anything about large models or large corpora: these have {int(usual['parameters'].min()):,} to "
             f"{int(usual['parameters'].max()):,} parameters, {settings['layers']} layers, and saw {seen} cells."
         )
+        cells = usual.loc[usual["fraction"] == "1"].groupby("corpus", sort=False)["training_cells"].max()
+        yield (
+            f"- Anything about much data: {', '.join(f'{n:,.0f} cells of {name}' for name, n in cells.items())} are "
+            "seen again and again; most parameters are the table of tokens."
+        )
     yield "- Intervals of few seeds are wide: what is not shown may be there."
+    yield "- Many intervals stand here and none is corrected for their number: of 20 where nothing is, one excludes 0."
+    yield (
+        "- On purified and kang, rare types are thinned in the training cells alone: among the tested cells they are "
+        "common, so that F1 says little of false positives where they are rare. Those of pbmc3k are few cells in all."
+    )
     yield "- Blood of few donors, and one simulation: nothing about other tissues."
     yield "- Where all arms lie below plain principal components, a difference between arms says little of use."
     yield (
@@ -284,6 +345,13 @@ def _limits(rows: pd.DataFrame) -> Iterator[str]:
         "baselines more."
     )
     yield "- The paper's own rules and models: they are not public; arms and graph are those of this package."
+    yield ""
+
+
+def _again(files: Sequence[pd.DataFrame]) -> Iterator[str]:
+    """How to do all of it anew, and from what cells."""
+    hours = sum(file.drop_duplicates("run")["cpu_seconds"].sum() for file in files) / 3600
+    yield from AGAIN.format(hours=hours).splitlines()
     yield ""
 
 
