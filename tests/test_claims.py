@@ -256,7 +256,7 @@ def test_the_readme_gives_the_figures_of_the_page() -> None:
     named = re.findall(r"\b([a-z]+) - ([a-z]+) (?:is )?([+-]\d\.\d{3})", section)
     assert len(named) > 5
     assert not [one for one in named if not re.search(rf"{one[0]} - {one[1]} \|? ?{re.escape(one[2])}", page)]
-    counts = re.findall(r"(frozen|fine-tuned) in (\d+) settings", section)
+    counts = re.findall(r"(frozen|fine-tuned) in (\d+) settings", section.lower())
     assert [how for how, _ in counts] == ["frozen", "fine-tuned"]
     assert all(f"- {how}, {number} settings:" in page for how, number in counts)
 
