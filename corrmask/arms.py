@@ -81,7 +81,9 @@ def make_masker(
     if arm == "random":
         return _masker(GroupTable.without_groups(vocabulary), vocabulary, rate=rate, expand=0.0, seed=seed)
     if graph is None:
-        raise InputError(f"mask {arm!r} needs a graph; give --graph (written by `corrmask graph`) or use --mask random")
+        raise InputError(
+            f"mask {arm!r} needs a graph; give --graph, or graph= (written by `corrmask graph`) or use --mask random"
+        )
     if arm == "module":
         groups = GroupTable.from_modules(find_modules(graph, seed=seed), vocabulary)
         return _masker(groups, vocabulary, rate=rate, expand=expand, max_group=max_group, rotate=True, seed=seed)

@@ -80,11 +80,13 @@ def read_gene_sets(path: str | Path, gene_column: str | None = None) -> dict[str
             table = pd.read_csv(path, sep="," if kind == ".csv" else "\t", dtype=str)
             if gene_column is not None and gene_column not in table.columns[1:]:
                 raise ValueError(f"there is no column {gene_column!r} of genes among {', '.join(table.columns)}")
+            if table.shape[1] < 2:
+                raise ValueError("it has one column")
             table = table[[table.columns[0], gene_column or table.columns[1]]].dropna()
             table = table.apply(lambda column: column.str.strip())
             for name, genes in table.groupby(table.columns[0], sort=False):
                 sets[str(name)] = list(dict.fromkeys(genes.iloc[:, 1]))
-    except (ValueError, IndexError, OSError, EOFError, zlib.error) as error:
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise InputError(
             f"gene sets {str(path)!r} cannot be read ({' '.join(str(error).split())}); give a .gmt, or a table with a "
             "header whose first columns are set and gene"

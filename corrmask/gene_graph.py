@@ -231,6 +231,8 @@ class GeneGraph:
         path = Path(path)
         if not path.exists():
             raise InputError(f"graph {str(path)!r} does not exist; write one with `corrmask graph FILES -o {path}`")
+        if path.is_dir() and path.suffix != ".zarr":
+            raise InputError(f"graph {str(path)!r} is a folder; give the .h5ad or .zarr that `corrmask graph` wrote")
         try:
             adata = anndata.read_zarr(path) if path.suffix == ".zarr" else anndata.read_h5ad(path)
         except Exception as error:  # h5py and zarr raise many kinds for a damaged file

@@ -71,7 +71,9 @@ def read_dictionary(path: str | Path) -> dict[str, Any]:
             with path.open("rb") as file:
                 value = _DictionaryUnpickler(file).load()
     except FileNotFoundError:
-        raise InputError(f"dictionary {str(path)!r} does not exist") from None
+        raise InputError(
+            f"dictionary {str(path)!r} does not exist; give a .pkl or .json of names and numbers"
+        ) from None
     except IsADirectoryError:
         raise InputError(f"dictionary {str(path)!r} is a folder; give the file inside it") from None
     except Exception as error:  # a damaged or hostile pickle may raise anything

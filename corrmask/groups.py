@@ -242,8 +242,8 @@ class GroupTable:
         grouped, sizes = np.unique(owner, return_counts=True)
         if len(grouped) < 0.1 * vocabulary.n_genes:
             warnings.warn(
-                f"graph: {len(grouped):,} of the {vocabulary.n_genes:,} genes of the vocabulary have partners; all "
-                "others are masked for themselves, as at random",
+                f"graph: {len(grouped):,} of the {vocabulary.n_genes:,} genes of the vocabulary have partners; "
+                "what cells hold of the others is masked for itself, as at random",
                 InputWarning,
                 stacklevel=3,
             )

@@ -3,7 +3,7 @@
 A permutation of all cells would read single cells from all over the disk, and 100 million of them do not fit in memory.
 So the rows are cut into blocks of 16 neighbours, blocks are drawn in random order, and 4,096 of them at a time are
 shuffled cell by cell (block sampling with batched fetching, as scDataset has it). A batch then mixes cells from some
-thousand places, whatever the order of the file. Up to 65,536 cells this is a full shuffle.
+thousand places, whatever the order of the file. Up to 98,288 cells this is a full shuffle.
 
 The words are Philox's of stream 3 (`corrmask.ops.philox4x32`), counter (row, row >> 32, use, epoch << 4 | 3):
 

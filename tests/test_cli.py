@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import anndata as ad
@@ -14,9 +15,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from corrmask.cli.app import main
+from corrmask.cli.app import _note, main
 from corrmask.corpus import Corpus
-from corrmask.errors import InputError
+from corrmask.errors import InputError, InputWarning
 from corrmask.files import write_h5ad
 from corrmask.gene_graph import GeneGraph
 from corrmask.tokenization import tokenize
@@ -29,7 +30,10 @@ from corrmask.tokenization import tokenize
         (["bogus"], "bogus", "corrmask"),
         (["tokenize"], "files", "corrmask tokenize"),
         (["tokenize", "x.h5ad"], "--output", "corrmask tokenize"),
+        (["simulate", "-o", "x.h5ad", "--cells", "abc"], "'abc'", "corrmask simulate"),
+        (["simulate", "-o", "x.h5ad", "--cells=abc"], "'abc'", "corrmask simulate"),
         (["simulate", "-o", "x.h5ad", "--cells", "abc"], "--cells", "corrmask simulate"),
+        (["simulate", "-o", "x.h5ad", "--cells"], "--cells", "corrmask"),
         (["pretrain", "--corpus", "x", "-o", "y"], "--mask", "corrmask pretrain"),
     ],
 )
@@ -77,6 +81,16 @@ def test_graph_says_what_a_user_may_not_have_meant(tmp_path: Path, capsys: pytes
     assert "6 cells have no counts" in err
     assert "no edges" in err
     assert "levels of 'donor'" in err
+
+
+def test_a_warning_is_one_line_once(capsys: pytest.CaptureFixture[str]) -> None:
+    shown: list[str] = []
+    note = partial(_note, lambda message, category: shown.append(str(message)), set())
+    for _ in range(2):
+        note(InputWarning("few genes"), InputWarning)
+        note(UserWarning("of a library"), UserWarning)
+    assert capsys.readouterr().err == "corrmask: few genes\n"
+    assert shown == ["of a library"] * 2
 
 
 def test_graph_and_corpus_agree_on_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

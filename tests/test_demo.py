@@ -184,7 +184,7 @@ def test_killed_in_training_goes_on(cells, tmp_path):
         (["--thin", "nobody=0.1"], "nobody"),
         (["--thin", "type_1"], "TYPE=FRACTION"),
         (["--arms", "random,weighted"], "'corr' must be among --arms"),
-        (["--arms", "random,corr,best"], "'best' is unknown"),
+        (["--arms", "random,best"], "'best' is unknown"),
         (["--arms", "random,corr,corr"], "names one twice"),
         (["--steps", 0], "'steps' must be a whole number of at least 1"),
         (["--heads", 3], "'hidden' must be a multiple of 'heads'"),

@@ -166,6 +166,11 @@ def test_command_lines_have_options_that_exist(page: Path, help_of: dict[str, st
                     assert re.search(rf"(?<![\w-]){word}(?![\w-])", help_of[command]), line
 
 
+@page_names
+def test_no_minus_begins_a_line(page: Path) -> None:
+    assert not re.search(r"^ +[-+*] ", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S), flags=re.M)
+
+
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
 def test_markdown_shows_what_is_meant(page: Path) -> None:
     text = page.read_text()

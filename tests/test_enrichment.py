@@ -105,7 +105,9 @@ def test_files_of_gene_sets(tmp_path: Path) -> None:
             read_gene_sets(tmp_path / name)
     (tmp_path / "cut.gmt.gz").write_bytes(gzip.compress(gmt.encode())[:-12])
     (tmp_path / "twice.gmt").write_text(gmt + gmt)
-    for name, words in (("cut.gmt.gz", "cannot be read"), ("twice.gmt", "line 3: set 'one' stands twice")):
+    (tmp_path / "lines.json").write_text('["one"]\n')
+    one_column = ("lines.json", r"cannot be read \(it has one column\); give a .gmt")
+    for name, words in (one_column, ("cut.gmt.gz", "cannot be read"), ("twice.gmt", "line 3: set 'one' stands twice")):
         with pytest.raises(InputError, match=words):
             read_gene_sets(tmp_path / name)
     with pytest.raises(InputError, match="do not exist"):

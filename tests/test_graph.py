@@ -526,6 +526,8 @@ def test_bad_graphs(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(InputError, match="cannot be read"):
         GeneGraph.read(path)
+    with pytest.raises(InputError, match="is a folder; give the"):
+        GeneGraph.read(tmp_path)
 
 
 def test_another_tool_s_graph_is_put_in_order() -> None:

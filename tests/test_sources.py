@@ -661,6 +661,8 @@ def test_a_file_without_a_matrix(tmp_path: Path) -> None:
         for matrix in ("X", "raw"):
             with pytest.raises(InputError, match=rf"has no matrix '{matrix}'; choose .*layers/csc, layers/dense"):
                 open_sources(data, matrix=matrix)
+    with pytest.raises(InputError, match=r"has no matrix 'X', nor any other; give the file with counts"):
+        open_sources(ad.AnnData(obs=cells.obs, var=cells.var))
 
 
 def test_no_cells_or_no_genes(tmp_path: Path) -> None:
@@ -685,6 +687,9 @@ def test_duplicate_gene_names(tmp_path: Path) -> None:
             with pytest.raises(InputError, match=message + r"\(\)\) or choose a column of var .*available: id"):
                 open_sources(data)
             assert open_sources(data, gene_column="id")[0].genes[0] == "ENSG00000000000"
+    cells.var["symbol"] = ["nan"] * cells.n_vars
+    with pytest.raises(InputError, match=r"\(nan\); make those of var\['symbol'\] unique, or leave --gene-column"):
+        open_sources(cells, gene_column="symbol")
 
 
 @pytest.mark.parametrize("missing", [None, np.nan, ""])

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = partial(_note, warnings.showwarning)
+            warnings.showwarning = partial(_note, warnings.showwarning, set())
             code = app(args=None if arguments is None else list(arguments), prog_name="corrmask", standalone_mode=False)
     except InputError as error:
         fail(str(error))
@@ -62,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
     except _click_errors("ClickException") as error:
         command = getattr(getattr(error, "ctx", None), "command_path", "corrmask")
-        fail(f"{error.format_message().rstrip('.')}; see {command} --help")
+        said = error.format_message().rstrip(".")
+        given = _given(error, sys.argv[1:] if arguments is None else arguments)
+        fail(f"{said}{'' if given in said else f', got {given!r}'}; see {command} --help")
     except (*_click_errors("Abort"), KeyboardInterrupt):
         err.print("corrmask: interrupted", markup=False)
         raise SystemExit(130) from None
@@ -78,10 +80,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _note(show: Callable[..., None], message: Warning | str, category: type[Warning], *rest: Any) -> None:
-    """Show a warning: one line for those that are the user's to judge."""
+def _given(error: Exception, arguments: Sequence[str]) -> str:
+    """The value of the option that an error is about, if it has one: not every typer says it."""
+    for option in getattr(getattr(error, "param", None), "opts", ()):
+        for one, following in zip(arguments, [*arguments[1:], ""]):
+            if one == option:
+                return following
+            if one.startswith(f"{option}="):
+                return one.removeprefix(f"{option}=")
+    return ""
+
+
+def _note(
+    show: Callable[..., None], said: set[str], message: Warning | str, category: type[Warning], *rest: Any
+) -> None:
+    """Show a warning: one line, once, for those that are the user's to judge."""
     if issubclass(category, InputWarning):
-        err.print(f"corrmask: {message}", markup=False)
+        if str(message) not in said:
+            said.add(str(message))
+            err.print(f"corrmask: {message}", markup=False)
     else:
         show(message, category, *rest)
 

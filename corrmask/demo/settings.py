@@ -78,13 +78,13 @@ class DemoSettings:
             raise InputError("demo: --data needs --label, the column of obs with the cell types")
         if settings.steps is None:
             settings = replace(settings, steps=300 if self.data is None else 600)
+        for arm in settings.arms:
+            settings.training(arm).check()
         for arm in ("random", "corr"):
             if arm not in settings.arms:
                 raise InputError(f"demo: {arm!r} must be among --arms (what is compared), got {','.join(self.arms)}")
         if len(set(settings.arms)) < len(settings.arms):
             raise InputError(f"demo: --arms names one twice, got {','.join(self.arms)}")
-        for arm in settings.arms:
-            settings.training(arm).check()
         if self.top_k < 1 or not 0 <= self.min_corr <= 1:
             raise InputError(
                 f"demo: --top-k must be at least 1 and --min-corr in 0 .. 1, got {self.top_k} and {self.min_corr}"

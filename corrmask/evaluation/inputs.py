@@ -188,11 +188,16 @@ def read_labels(path: Path, *, label_column: str = "label") -> Any:
     import pandas as pd
 
     if not path.is_file():
-        raise InputError(f"{str(path)!r}: no such file")
+        raise InputError(
+            f"labels {str(path)!r}: no such file; give a table with a header, tab-separated or .csv (--labels)"
+        )
     try:
         table = pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t", dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:
-        raise InputError(f"{str(path)!r}: cannot be read as a table ({' '.join(str(error).split())[:120]})") from error
+        raise InputError(
+            f"labels {str(path)!r}: cannot be read as a table ({' '.join(str(error).split())[:120]}); give one with a "
+            "header, tab-separated or .csv (--labels)"
+        ) from error
     if label_column not in table:
         raise InputError(f"{str(path)!r}: no column {label_column!r}; there are {', '.join(map(repr, table.columns))}")
     return table[table[label_column] != ""]

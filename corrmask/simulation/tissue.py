@@ -188,7 +188,8 @@ def _check(given: dict) -> None:
         raise InputError(f"seed must be below 2**63, got {given['seed']}")
     if given["n_rare"] >= given["n_types"]:
         raise InputError(
-            f"n_rare is {given['n_rare']} of n_types {given['n_types']}: at least one type must be common; lower n_rare"
+            f"n_rare (--rare) is {given['n_rare']} of n_types (--types) {given['n_types']}: at least one type must be "
+            "common; lower n_rare"
         )
     for name, low, high in (
         ("strength", 0.0, 3.0),

@@ -57,8 +57,10 @@ def layer_name(matrix: str, name: str) -> str | None:
 
 def no_matrix(name: str, matrix: str, layers: list[str], has_raw: bool) -> InputError:
     """The error for a matrix that is not there: it names those that are."""
-    available = ["X", *(["raw"] if has_raw else []), *(f"layers/{layer}" for layer in layers)]
-    return InputError(f"{name}: has no matrix {matrix!r}; choose with --matrix (matrix=) among {', '.join(available)}")
+    there = ["X", *(["raw"] if has_raw else []), *(f"layers/{layer}" for layer in layers)]
+    others = ", ".join(one for one in there if one != matrix)
+    remedy = f"choose with --matrix (matrix=) among {others}" if others else "nor any other; give the file with counts"
+    return InputError(f"{name}: has no matrix {matrix!r}{'; ' if others else ', '}{remedy}")
 
 
 def choose_gene_names(var: pd.DataFrame, gene_column: str | None, name: str) -> np.ndarray:
@@ -68,9 +70,12 @@ def choose_gene_names(var: pd.DataFrame, gene_column: str | None, name: str) -> 
         raise InputError(f"{name}: var has no column {gene_column!r} for the genes' names; available: {columns}")
     names = var.index if gene_column is None else var[gene_column]
     remedy = (
-        "make them unique (adata.var_names_make_unique()) or choose a column of var with --gene-column (gene_column=)"
+        f"make those of var[{gene_column!r}] unique, or leave --gene-column (gene_column=) out: then var's index names"
     )
-    return check_genes(names, name=name, remedy=f"{remedy}, available: {columns}")
+    if gene_column is None:
+        remedy = "make them unique (adata.var_names_make_unique()) or choose a column of var with --gene-column"
+        remedy = f"{remedy} (gene_column=), available: {columns}"
+    return check_genes(names, name=name, remedy=remedy)
 
 
 class StoreReader:

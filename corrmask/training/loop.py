@@ -96,7 +96,9 @@ def pretrain(
     """
     settings.check()
     if graph is None and settings.mask != "random":
-        raise InputError(f"mask {settings.mask!r} needs a graph; write one with `corrmask graph` and give it (--graph)")
+        raise InputError(
+            f"mask {settings.mask!r} needs a graph; write one with `corrmask graph` and give it (--graph, graph=)"
+        )
     with joined(choose_device(settings.device)) as ranks, ExitStack() as stack:
         if overwrite:
             check_apart(Path(output).resolve(), [corpus.name if isinstance(corpus, Corpus) else corpus, graph])

@@ -35,7 +35,7 @@ class Measured:
 RAW = Measured(3740, "bytes a cell", "simulated counts, 1,935 nonzeros a cell, zarr v3 with zstd, 100,000 cells")
 CORPUS = Measured(3007, "bytes a cell", "1,492 uint16 tokens a cell, no columns of obs, 200,000 cells")
 TOKENISE = Measured(34_800, "cells/s", "a million of such cells, medians given, 2 cores, nothing beside, 0.8 GB")
-GRAPH = Measured(2200, "cells/s", "that zarr, 20,000 genes, 2 cores, load 1 to 2, 2.9 GB")
+GRAPH = Measured(2200, "cells/s", "that zarr, 20,000 genes, 2 cores, load 1 to 2, 2.9 GB (5,170 on two quiet ones)")
 SUMS = Measured(1.6e9, "bytes", "float64 sums of 20,000 genes, half of the square")
 LOAD = Measured(13.6e-6, "core seconds a cell", "batches of 64 from the page cache, groups masked, all of the process")
 ROWS = Measured(24, "bytes a cell", "peak of a process: lengths, split and rows; 20 million cells")
