@@ -32,12 +32,12 @@ struct Moments {
   int64_t n_padded, n_levels;        // genes up to the end of their panel
 };
 
-// r[t] = correlation of gene `other` with gene first + t of one panel. Returns whether one of them is as strong as its
-// own gene's `least`, or as `least_other`. Three loops over all of the panel, each of which the compiler makes vectors
-// of.
+// r[t] = correlation of gene `other` with gene first + t of one panel; passes[t] = whether it is as strong as its own
+// gene's `least`, or as `least_other`. Returns whether one is. Three loops over all of the panel, each of which the
+// compiler makes vectors of.
 CORRMASK_CLONES bool correlate(const double* gram, const double* mean_factors, const double* inverse_sd,
                                int64_t n_levels, int64_t n_padded, int64_t first, int64_t other, const float* least,
-                               float least_other, float* r) {
+                               float least_other, float* r, int32_t* passes) {
   double covariance[kPanel];
   for (int64_t t = 0; t < kPanel; ++t) covariance[t] = gram[t];
   for (int64_t l = 0; l < n_levels; ++l) {
@@ -48,12 +48,13 @@ CORRMASK_CLONES bool correlate(const double* gram, const double* mean_factors, c
   const double own = inverse_sd[other];
   const double* scale = inverse_sd + first;
   for (int64_t t = 0; t < kPanel; ++t) r[t] = static_cast<float>(covariance[t] * (own * scale[t]));
-  int any = 0;
+  int32_t any = 0;
   for (int64_t t = 0; t < kPanel; ++t) {
     const float bounded = r[t] > 1.f ? 1.f : r[t];
     r[t] = bounded < -1.f ? -1.f : bounded;
     const float size = std::fabs(r[t]);
-    any |= static_cast<int>(size >= least[t]) | static_cast<int>(size >= least_other);
+    passes[t] = static_cast<int32_t>(size >= least[t]) | static_cast<int32_t>(size >= least_other);
+    any |= passes[t];
   }
   return any != 0;
 }
@@ -114,30 +115,29 @@ void topk_edges_cpu(Tensor partners, Tensor weights, const Tensor& gram, const T
   std::atomic<int64_t> next_panel{range.first};
   torch::stable::parallel_for(0, torch::stable::get_num_threads(), 1, [&](int64_t, int64_t) {
     float r[kPanel], least_own[kPanel];
+    int32_t passes[kPanel];
     for (int64_t panel; (panel = next_panel.fetch_add(1)) < range.last;) {
       const int64_t first = panel * kPanel, width = std::min(kPanel, n - first);
       const double* row = data<double>(gram) + panel_start(panel, n) - panel_start(range.first, n);
-      bool stale = true;
       for (int64_t other = first; other < n; ++other, row += kPanel) {
-        if (inverse[other] == 0) continue;
-        if (stale || other % 64 == 0) {  // other threads raise them too
+        if ((other - first) % 64 == 0) {  // other threads raise them too: what is known here may be too low
           for (int64_t t = 0; t < kPanel; ++t) {
             least_own[t] = t < width ? least[first + t].load(std::memory_order_relaxed) : 2.f;
           }
-          stale = false;
         }
+        if (inverse[other] == 0) continue;
         const int64_t count = std::min(width, other - first);  // within the panel only ranks below are stored
         const float least_other = least[other].load(std::memory_order_relaxed);
         if (!correlate(row, moments.mean_factors.data(), inverse, n_levels, n_padded, first, other, least_own,
-                       least_other, r)) {
+                       least_other, r, passes)) {
           continue;
         }
         for (int64_t t = 0; t < count; ++t) {
-          if (inverse[first + t] == 0) continue;
+          if (passes[t] == 0 || inverse[first + t] == 0) continue;
           offer(first + t, other, r[t]);
           offer(other, first + t, r[t]);
+          least_own[t] = least[first + t].load(std::memory_order_relaxed);
         }
-        stale = true;
       }
     }
   });
