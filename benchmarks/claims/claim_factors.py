@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from claim_rows import RARE, READ_AS, maker, with_factors
+from claim_rows import RARE, READ_AS, of_two_makers, with_factors
 from claim_statistics import Difference, by_seed, paired
 from claim_tables import counted
 from scipy import stats
@@ -53,9 +53,8 @@ def factors(rows: pd.DataFrame, on_cpu: pd.DataFrame | None, again: pd.DataFrame
         lines.append(f"| {title}: {factor}, {joint} | " + " | ".join(pairs) + " |")
         against += [one for one in less if one.n > 1]
         others += _others(f"{title}: {factor}", column, factor, with_it, mine)
-        here = mine[mine["factor"] == factor]
-        makers = maker(here).groupby(here["seed"]).nunique()
-        mixed.update(dict.fromkeys(f"{corpus}, {factor}, seed {seed}" for seed in makers.index[makers > 1]))
+        two = of_two_makers(mine[mine["factor"] == factor])
+        mixed.update(dict.fromkeys(f"{corpus}, {factor}, seed {seed}" for seed in two))
     if lines:
         yield "### One factor at a time"
         yield ""

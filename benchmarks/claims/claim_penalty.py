@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from claim_rows import END_POINTS, maker
+from claim_rows import END_POINTS, of_two_makers
 from claim_statistics import by_seed, paired, verdict
 from study import CONTROLS
 
@@ -28,9 +28,8 @@ def penalties(rows: pd.DataFrame) -> Iterator[str]:
     yield "Frozen scores elsewhere on this page are read by logistic regression with C = 1, the inverse strength of its"
     yield "penalty, which shrinks some representations more than others. Here blood's arms, trained once more on a CPU,"
     yield "and the baselines are read with other C: means over the seeds that there are, differences paired by seed."
-    makers = maker(rows).groupby(rows["seed"]).nunique()
-    if (makers > 1).any():
-        yield f"Arms are of CPUs of two makers in seed {', '.join(map(str, makers.index[makers > 1]))}."
+    if two := of_two_makers(rows):
+        yield f"Arms are of CPUs of two makers in seed {', '.join(map(str, two))}."
     yield ""
     for name in ("purified", "pbmc3k"):
         _, column, title, baselines = END_POINTS[name]

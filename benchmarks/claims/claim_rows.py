@@ -59,6 +59,12 @@ def maker(rows: pd.DataFrame) -> pd.Series:
     return rows["machine"].str.split(",").str[0]
 
 
+def of_two_makers(rows: pd.DataFrame) -> list[int]:
+    """The seeds of which some rows are of one maker's processor and some of another's."""
+    makers = maker(rows).groupby(rows["seed"]).nunique()
+    return list(makers.index[makers > 1])
+
+
 def judged(rows: pd.DataFrame, on_cpu: pd.DataFrame | None) -> pd.DataFrame:
     """The rows that verdicts rest on: of simulated tissues a CPU's, as the protocol was amended, once there are any."""
     if on_cpu is None or not (is_simulated := on_cpu["corpus"] == "simulated").any():
